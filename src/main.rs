@@ -1,0 +1,3 @@
+//! The command: parse, run, turn an error into an exit code.
+
+fn main() {}

@@ -1,0 +1,13 @@
+//! The field's words: digests, descriptors, manifests, references and platforms. No I/O.
+
+pub mod descriptor;
+pub mod digest;
+pub mod manifest;
+pub mod platform;
+pub mod reference;
+
+pub use descriptor::{Descriptor, MediaType};
+pub use digest::{Algorithm, Digest, Hasher, InvalidDigest};
+pub use manifest::{Image, Index, InvalidManifest, Manifest, RawManifest};
+pub use platform::{InvalidPlatform, Platform};
+pub use reference::{InvalidReference, Reference};

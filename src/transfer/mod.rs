@@ -1,0 +1,186 @@
+//! The engine: makes a [`Plan`] of what is missing and executes it.
+//!
+//! - [`plan`]: walks the graph of descriptors and says what must travel.
+//! - `run`: executes a plan: blobs in parallel, then manifests children first, then the tag.
+//! - `segments`: which ranges of one blob are missing, claimed, there.
+//! - `verify`: the hasher that follows the frontier of one blob.
+//! - `retry`: patience, renewed by progress.
+//! - `pace`: how many connections a host gets.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use crate::content::{Root, Source};
+use crate::error::Error;
+use crate::event::{Cause, Events};
+use crate::oci::{Descriptor, Digest, Platform, RawManifest, Reference};
+
+/// How a transfer is made.
+#[derive(Clone)]
+pub struct Transfer {
+    /// Bounds that the user may change.
+    pub settings: Settings,
+    /// Who is told what happens.
+    pub events: Events,
+    /// Ends every wait.
+    pub cancel: CancellationToken,
+}
+
+/// Bounds of a transfer.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// How many blobs are transferred at once, at most.
+    pub jobs: usize,
+    /// How many connections one blob may use, at most.
+    pub streams: usize,
+    /// How many times in a row something may fail without any progress between.
+    pub retries: u32,
+    /// How long nothing may come before a connection is cut.
+    pub stall: Duration,
+    /// Longest wait that a server may ask for before the transfer fails at once.
+    pub max_retry_after: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Settings {
+            jobs: 64,
+            streams: 16,
+            retries: 5,
+            stall: Duration::from_secs(20),
+            max_retry_after: Duration::from_secs(60),
+        }
+    }
+}
+
+/// One image that is asked for.
+#[derive(Clone)]
+pub struct Job {
+    /// The name to look up at `source`.
+    pub name: Reference,
+    /// The name that it gets in the sink.
+    pub target: Reference,
+    /// Where it comes from.
+    pub source: Arc<dyn Source>,
+    /// What of an index is taken.
+    pub platforms: Platforms,
+}
+
+/// What of an index is taken.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Platforms {
+    /// Everything below the name.
+    All,
+    /// The best child for each of these.
+    Only(Vec<Platform>),
+}
+
+/// What is to be done, made before a byte of a blob moves. Plain data.
+pub struct Plan {
+    /// The images, in the order in which they were asked for.
+    pub images: Vec<ImagePlan>,
+    /// Every blob of all images once.
+    pub blobs: Vec<BlobPlan>,
+    /// Images that cannot be planned, and why.
+    pub failed: Vec<(Reference, Error)>,
+}
+
+/// One image of a plan.
+#[derive(Debug, Clone)]
+pub struct ImagePlan {
+    /// The name that was asked for.
+    pub name: Reference,
+    /// The name it gets.
+    pub target: Reference,
+    /// What the name will point to.
+    pub root: Root,
+    /// Manifests, children before parents; the last one is the root. Empty when the sink has them.
+    pub manifests: Vec<RawManifest>,
+    /// The digests of its blobs, each once.
+    pub blobs: Vec<Digest>,
+    /// Nothing to do: the sink has it under this name already.
+    pub up_to_date: bool,
+}
+
+/// One blob of a plan.
+#[derive(Clone)]
+pub struct BlobPlan {
+    /// The blob.
+    pub descriptor: Descriptor,
+    /// What the sink has of it.
+    pub holding: crate::content::Holding,
+    /// Where it can be read, the preferred one first.
+    pub origins: Vec<Arc<dyn crate::content::Origin>>,
+    /// Repositories at the sink's place that may have it already.
+    pub mounts: Vec<String>,
+}
+
+impl BlobPlan {
+    /// How many bytes must travel.
+    pub fn missing(&self) -> u64 {
+        match self.holding {
+            crate::content::Holding::Missing => self.descriptor.size,
+            crate::content::Holding::Partial(held) => self.descriptor.size.saturating_sub(held),
+            crate::content::Holding::Whole => 0,
+        }
+    }
+}
+
+/// What a plan adds up to, in bytes of blobs.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// All blobs, each once.
+    pub size: u64,
+    /// What must travel.
+    pub missing: u64,
+    /// How many blobs must travel.
+    pub blobs: usize,
+}
+
+impl Plan {
+    /// The sums.
+    pub fn totals(&self) -> Totals {
+        self.blobs.iter().fold(Totals::default(), |sum, blob| Totals {
+            size: sum.size + blob.descriptor.size,
+            missing: sum.missing + blob.missing(),
+            blobs: sum.blobs + usize::from(blob.missing() > 0),
+        })
+    }
+}
+
+/// What happened, for the summary.
+#[derive(Debug, Default)]
+pub struct Report {
+    /// Bytes of blobs that came over a network.
+    pub moved: u64,
+    /// Bytes of blobs that came from elsewhere on this machine.
+    pub local: u64,
+    /// Bytes of blobs that the plan wanted moved.
+    pub planned: u64,
+    /// Bytes of blobs that were here already.
+    pub held: u64,
+    /// Why more moved than was planned: moved + local = planned + the sum of these, less what others brought.
+    pub causes: BTreeMap<Cause, u64>,
+    /// Bytes that were planned, but another process brought.
+    pub brought: u64,
+    /// From the first request to the tag.
+    pub elapsed: Duration,
+    /// How long the last sync of each blob took, summed.
+    pub syncing: Duration,
+    /// The images, in the order of the plan, and how each ended.
+    pub images: Vec<Outcome>,
+}
+
+/// How one image ended.
+#[derive(Debug)]
+pub struct Outcome {
+    /// The name it has now.
+    pub name: Reference,
+    /// The digest that the name points to, or why there is none.
+    pub result: Result<Digest, Arc<Error>>,
+    /// Nothing had to be done.
+    pub up_to_date: bool,
+}
