@@ -110,8 +110,8 @@ impl FromStr for Platform {
 
     fn from_str(s: &str) -> Result<Self, InvalidPlatform> {
         let invalid = || InvalidPlatform(s.into());
-        let is_word =
-            |w: &&str| !w.is_empty() && w.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.'));
+        let is_part = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.');
+        let is_word = |w: &&str| w.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric()) && w.bytes().all(is_part);
         let parts: Vec<&str> = s.split('/').collect();
         if !parts.iter().all(is_word) {
             return Err(invalid());
