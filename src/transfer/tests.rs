@@ -15,7 +15,7 @@ use super::{Job, Platforms, Report, Settings, Transfer};
 use crate::content::{Access, Begun, Body, Holding, Ingest, Origin, Provenance, Root, Sink, Source, Stretch};
 use crate::error::{Error, Fault, Result};
 use crate::event::{Cause, Silent};
-use crate::oci::{Descriptor, Digest, MediaType, RawManifest, Reference};
+use crate::oci::{Descriptor, Digest, RawManifest, Reference};
 
 /// What one request for a blob meets.
 #[derive(Debug, Clone, Copy)]
@@ -294,7 +294,7 @@ async fn a_blob_that_two_images_share_or_that_stands_twice_is_fetched_once() {
     let registry = Arc::new(registry);
     let report = pull(&registry, &["a", "bb"], &Arc::default()).await;
     assert!(report.images.iter().all(|image| image.result.is_ok()));
-    assert_eq!(registry.asked_for(&shared), [0..5000]);
+    assert_eq!(registry.asked_for(&shared).len(), 1);
     assert_eq!((report.moved, report.planned), (8020, 8020));
     assert!(report.causes.is_empty());
 }
