@@ -165,8 +165,8 @@ impl Sweep {
         self.partials(&mut result)?;
         if self.how.effect == Effect::Remove {
             self.temporaries()?;
-            let gone: HashSet<_> = result.blobs.iter().map(|(digest, _)| digest).collect();
-            self.disk.verified.shorten(&self.disk.paths, |digest| !gone.contains(digest))?;
+            let here: HashSet<_> = self.disk.blobs()?.into_iter().map(|(digest, _)| digest).collect();
+            self.disk.verified.shorten(&self.disk.paths, |digest| here.contains(digest))?;
         }
         Ok(result)
     }

@@ -20,6 +20,10 @@ pub const REF_NAME: &str = "org.opencontainers.image.ref.name";
 /// The platforms of an index that are held, joined by commas. Without it everything below the entry is held.
 pub const PLATFORMS: &str = "layerpull.platforms";
 
+/// The media type of an entry that is none of OCI's. The entry itself names the type of OCI that corresponds to it,
+/// because skopeo up to 1.9 at least finds no entry of another type by its name; what the manifest says of itself wins.
+pub const MEDIA_TYPE: &str = "layerpull.media-type";
+
 /// The largest `index.json` that is read, in bytes.
 const MAX_INDEX: u64 = 64 * 1024 * 1024;
 
@@ -100,7 +104,7 @@ impl IndexFile {
     pub fn entries(&self) -> Vec<Entry> {
         let texts = self.entries.iter().map(|raw| raw.get()).enumerate();
         let understood = |(position, text): (usize, &str)| match serde_json::from_str(text) {
-            Ok(descriptor) => Some(Entry { position, descriptor }),
+            Ok(descriptor) => Some(Entry { position, descriptor: true_type(descriptor) }),
             Err(error) => {
                 tracing::debug!(%error, position, "an entry of index.json is left alone");
                 None
@@ -124,10 +128,10 @@ impl IndexFile {
         let (same, others): (Vec<_>, Vec<_>) =
             self.named(name).into_iter().partition(|entry| entry.descriptor.digest == root.descriptor.digest);
         let mut entry = same.first().and_then(|entry| self.object(entry)).unwrap_or_default();
-        entry.insert("mediaType".into(), root.descriptor.media_type.as_str().into());
+        entry.insert("mediaType".into(), oci_type(&root.descriptor.media_type).into());
         entry.insert("digest".into(), root.descriptor.digest.to_string().into());
         entry.insert("size".into(), root.descriptor.size.into());
-        annotate(&mut entry, name, root.platforms.as_deref());
+        annotate(&mut entry, name, root);
         let raw = to_raw_value(&Value::Object(entry)).expect("a JSON value can be written as JSON");
         match same.first() {
             Some(entry) if self.entries[entry.position].get() == raw.get() => {}
@@ -184,7 +188,25 @@ pub(super) enum Written {
     Outrun,
 }
 
-fn annotate(entry: &mut Map<String, Value>, name: &str, platforms: Option<&[Platform]>) {
+/// The type of OCI that corresponds to one of Docker's; any other type as it is.
+fn oci_type(media_type: &MediaType) -> &str {
+    match media_type.as_str() {
+        MediaType::DOCKER_LIST => MediaType::OCI_INDEX,
+        MediaType::DOCKER_MANIFEST => MediaType::OCI_MANIFEST,
+        other => other,
+    }
+}
+
+/// The descriptor with the type that it had before [`oci_type`].
+fn true_type(mut descriptor: Descriptor) -> Descriptor {
+    let kept = descriptor.annotations.get(MEDIA_TYPE).map(|text| MediaType::new(text));
+    if let Some(kept) = kept.filter(|kept| oci_type(kept) == descriptor.media_type.as_str()) {
+        descriptor.media_type = kept;
+    }
+    descriptor
+}
+
+fn annotate(entry: &mut Map<String, Value>, name: &str, root: &Root) {
     let annotations = entry.entry("annotations").or_insert_with(|| Value::Object(Map::new()));
     if !annotations.is_object() {
         *annotations = Value::Object(Map::new());
@@ -192,14 +214,14 @@ fn annotate(entry: &mut Map<String, Value>, name: &str, platforms: Option<&[Plat
     let Value::Object(annotations) = annotations else { return };
     annotations.insert(IMAGE_NAME.into(), name.into());
     annotations.insert(REF_NAME.into(), name.into());
-    match platforms {
-        Some(platforms) => {
-            let text = platforms.iter().map(Platform::to_string).collect::<Vec<_>>().join(",");
-            annotations.insert(PLATFORMS.into(), text.into());
-        }
-        None => {
-            annotations.remove(PLATFORMS);
-        }
+    let media_type = root.descriptor.media_type.as_str();
+    let kept = (oci_type(&root.descriptor.media_type) != media_type).then(|| media_type.to_owned());
+    let joined = |platforms: &Vec<Platform>| platforms.iter().map(Platform::to_string).collect::<Vec<_>>().join(",");
+    for (key, text) in [(MEDIA_TYPE, kept), (PLATFORMS, root.platforms.as_ref().map(joined))] {
+        match text {
+            Some(text) => annotations.insert(key.into(), text.into()),
+            None => annotations.remove(key),
+        };
     }
 }
 

@@ -46,7 +46,7 @@ use crate::oci::{Algorithm, Descriptor, Reference};
 
 pub use collect::{Collect, Collected, Effect, Spare};
 pub use images::StoredImage;
-pub use index::{IMAGE_NAME, PLATFORMS, REF_NAME};
+pub use index::{IMAGE_NAME, MEDIA_TYPE, PLATFORMS, REF_NAME};
 pub use layers::{Layer, Stack};
 pub use verify::{Broken, Damage};
 
