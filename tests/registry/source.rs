@@ -247,11 +247,14 @@ async fn the_addresses_of_a_foreign_layer_come_after_the_registry() {
     let elsewhere = Server::start(|_| |_: &Asked| reply(200, &[], BLOB)).await;
     let server = Server::start(|_| |_: &Asked| reply(404, &[], "")).await;
     let mut layer = blob();
+    layer.media_type = "application/vnd.oci.image.layer.nondistributable.v1.tar".into();
     layer.urls = vec!["file:///etc/passwd".into(), format!("http://{}/layer", elsewhere.authority)];
     let origins = repository(&server).0.origins(&layer);
     assert_eq!(origins.iter().map(|o| o.provenance()).collect::<Vec<_>>(), [Provenance::Registry, Provenance::Foreign]);
     assert!(matches!(origins[0].open(0..10).await.err(), Some(Error::NotFound { .. })));
     assert_eq!(bytes(origins[1].open(0..10).await.unwrap()).await.unwrap(), BLOB);
+    let ordinary = Descriptor { media_type: "application/x".into(), ..layer };
+    assert_eq!(repository(&server).0.origins(&ordinary).len(), 1);
 }
 
 #[tokio::test]
@@ -310,4 +313,23 @@ async fn a_warning_is_shown_once() {
     }
     assert_eq!(*warnings.0.lock().unwrap(), [format!("{}: old", server.authority)]);
     assert_eq!(registry.rate_limit(&server.authority).unwrap().remaining, 7);
+}
+
+#[tokio::test]
+async fn a_manifest_may_be_named_by_sha512() {
+    let mut hasher = layerpull::oci::Hasher::new(layerpull::oci::Algorithm::Sha512);
+    hasher.update(MANIFEST.as_bytes());
+    let digest = hasher.finish();
+    let text = digest.to_string();
+    let server = Server::start(|_| move |_: &Asked| described(&text)).await;
+    let (repository, name) = repository(&server);
+    let descriptor = repository.resolve(&name).await.unwrap();
+    let raw = repository.manifest(&descriptor).await.unwrap();
+    assert_eq!((raw.digest, descriptor.digest), (digest.clone(), digest));
+    let short = Descriptor::new(MediaType::OCI_INDEX, raw_digest(), MANIFEST.len() as u64 - 1);
+    assert!(matches!(repository.manifest(&short).await, Err(Error::Verification { .. })));
+}
+
+fn raw_digest() -> Digest {
+    Digest::of(MANIFEST.as_bytes())
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use layerpull::content::Source;
 use layerpull::error::{Error, Fault};
 use layerpull::oci::{Digest, MediaType, Reference};
-use layerpull::registry::{Environment, Options, Verify};
+use layerpull::registry::{Environment, Insecure, Options, Verify};
 
 use super::scripted::{Asked, Server, options, registry, reply};
 
@@ -111,4 +111,23 @@ async fn nobody_listening_is_a_connect_fault() {
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let error = resolve(options(), &format!("127.0.0.1:{port}")).await.unwrap_err();
     assert!(error.to_string().to_lowercase().contains("connection refused"), "{error}");
+}
+
+#[tokio::test]
+async fn a_registry_behind_a_proxy_is_asked_through_it() {
+    let digest = Digest::of(MANIFEST.as_bytes()).to_string();
+    let proxy = Server::start(|_| {
+        move |asked: &Asked| match asked.method.as_str() {
+            "CONNECT" => reply(502, &[], ""),
+            _ => reply(200, &[("Content-Type", MediaType::OCI_INDEX), ("Docker-Content-Digest", &digest)], MANIFEST),
+        }
+    })
+    .await;
+    let environment = Environment::empty().with("ALL_PROXY", &format!("http://ann:pw@{}", proxy.authority));
+    let options = Options { environment, insecure: Insecure::All, ..options() };
+    resolve(options, "registry.test:5000").await.unwrap();
+    let lines = proxy.lines();
+    assert_eq!(lines.first().map(String::as_str), Some("CONNECT registry.test:5000"));
+    assert_eq!(lines.last().map(String::as_str), Some("HEAD http://registry.test:5000/v2/a/b/manifests/1"));
+    assert_eq!(proxy.asked().last().unwrap().header("proxy-authorization"), Some("Basic YW5uOnB3"));
 }
