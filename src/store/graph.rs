@@ -10,7 +10,7 @@ use super::layout::read_all;
 use crate::content::file::Folder;
 use crate::error::{Error, Result};
 use crate::oci::manifest::MAX_MANIFEST_SIZE;
-use crate::oci::{Descriptor, Digest, Index, Manifest, Platform, RawManifest};
+use crate::oci::{Descriptor, Digest, Index, Manifest, MediaType, Platform, RawManifest};
 
 /// How deep indexes may nest.
 const MAX_DEPTH: usize = 16;
@@ -66,7 +66,9 @@ pub(super) fn walk(folder: &Folder, root: &Descriptor, follow: Follow<'_>) -> Re
             let (what, place) = (root.digest.to_string(), folder.path().display().to_string());
             return Err(Error::Invalid { what, place, why });
         }
-        let manifest = match read_manifest(folder, &node).and_then(|raw| understood(folder, &raw)) {
+        let manifest = match read_manifest(folder, &node.digest, Some(&node.media_type))
+            .and_then(|raw| understood(folder, &raw))
+        {
             Ok(manifest) => manifest,
             Err(error) => {
                 let absent_is_fine = matches!((follow, &error), (Follow::Present, Error::NotFound { .. }));
@@ -112,22 +114,23 @@ fn best<'i>(index: &'i Index, platform: &Platform) -> Vec<&'i Descriptor> {
     }
 }
 
-/// Reads a manifest verbatim; its size and digest are verified.
-pub(super) fn read_manifest(folder: &Folder, descriptor: &Descriptor) -> Result<RawManifest> {
+/// Reads a manifest verbatim; its digest is verified. `claimed` is the type that its parent names.
+pub(super) fn read_manifest(folder: &Folder, digest: &Digest, claimed: Option<&MediaType>) -> Result<RawManifest> {
     let place = || folder.path().display().to_string();
-    let missing = || Error::NotFound { what: descriptor.digest.to_string(), place: place(), why: String::new() };
-    let read = folder.blob(&descriptor.digest).and_then(|file| read_all(file, MAX_MANIFEST_SIZE));
+    let read = folder.blob(digest).and_then(|file| read_all(file, MAX_MANIFEST_SIZE));
     let bytes = match read {
         Ok(bytes) => Bytes::from(bytes),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Err(missing()),
-        Err(e) => return Err(Error::store("read the manifest", blob_of(folder.path(), &descriptor.digest))(e)),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            return Err(Error::NotFound { what: digest.to_string(), place: place(), why: String::new() });
+        }
+        Err(e) => return Err(Error::store("read the manifest", blob_of(folder.path(), digest))(e)),
     };
-    if !descriptor.digest.matches(&bytes) {
-        return Err(Error::digest_mismatch(place(), descriptor, &Digest::of(&bytes)));
+    if !digest.matches(&bytes) {
+        let why = format!("the bytes stored have digest {}", Digest::of(&bytes));
+        return Err(Error::Verification { what: digest.to_string(), place: place(), why });
     }
-    let raw = RawManifest::new(Some(&descriptor.media_type), bytes)
-        .map_err(|e| Error::manifest(place(), &descriptor.digest, e))?;
-    Ok(RawManifest { digest: descriptor.digest.clone(), ..raw })
+    let raw = RawManifest::new(claimed, bytes).map_err(|e| Error::manifest(place(), digest, e))?;
+    Ok(RawManifest { digest: digest.clone(), ..raw })
 }
 
 fn blob_of(root: &Path, digest: &Digest) -> std::path::PathBuf {

@@ -356,7 +356,7 @@ impl Ingest for Partial {
         self.off(|inner| inner.make_durable().map_err(inner.store("sync"))).await
     }
 
-    async fn commit(self: Box<Self>) -> Result<()> {
+    async fn commit(&self) -> Result<()> {
         self.off(|inner| inner.commit()).await
     }
 }

@@ -11,7 +11,7 @@ use super::{Store, journal};
 use crate::content::{Begun, Holding, Root, Sink};
 use crate::error::{Error, Result};
 use crate::event::Event;
-use crate::oci::{Descriptor, Platform, RawManifest, Reference};
+use crate::oci::{Descriptor, Digest, Platform, RawManifest, Reference};
 
 #[async_trait]
 impl Sink for Store {
@@ -29,9 +29,9 @@ impl Sink for Store {
         }
     }
 
-    async fn held_manifest(&self, descriptor: &Descriptor) -> Result<Option<RawManifest>> {
+    async fn held_manifest(&self, digest: &Digest) -> Result<Option<RawManifest>> {
         let Some(folder) = self.disk.folder()? else { return Ok(None) };
-        match read_manifest(&folder, descriptor) {
+        match read_manifest(&folder, digest, None) {
             Ok(raw) => Ok(Some(raw)),
             Err(Error::NotFound { .. }) => Ok(None),
             Err(e @ (Error::Verification { .. } | Error::Invalid { .. })) => {
@@ -40,6 +40,18 @@ impl Sink for Store {
             }
             Err(e) => Err(e),
         }
+    }
+
+    async fn tagged(&self, name: &Reference) -> Result<Option<Root>> {
+        let entries = IndexFile::read(&self.disk.paths)?.named(&kept_name(name));
+        Ok(entries.into_iter().next().map(|entry| Root {
+            platforms: entry.platforms(),
+            descriptor: Descriptor::new(
+                entry.descriptor.media_type.as_str(),
+                entry.descriptor.digest,
+                entry.descriptor.size,
+            ),
+        }))
     }
 
     async fn begin(&self, blob: &Descriptor, _: &[String]) -> Result<Begun> {
@@ -64,7 +76,7 @@ impl Sink for Store {
         }
         self.disk.create()?;
         if let Some(folder) = self.disk.folder()?
-            && read_manifest(&folder, &descriptor).is_ok()
+            && read_manifest(&folder, &descriptor.digest, None).is_ok()
         {
             return Ok(());
         }
@@ -139,7 +151,6 @@ impl Store {
 mod tests {
     use super::*;
     use crate::content::Provenance;
-    use crate::oci::Digest;
     use bytes::Bytes;
 
     #[tokio::test]

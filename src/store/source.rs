@@ -27,7 +27,7 @@ impl Source for Store {
 
     async fn manifest(&self, descriptor: &Descriptor) -> Result<RawManifest> {
         let folder = self.disk.folder()?.ok_or_else(|| self.not_found(&descriptor.digest))?;
-        read_manifest(&folder, descriptor)
+        read_manifest(&folder, &descriptor.digest, Some(&descriptor.media_type))
     }
 
     fn origins(&self, blob: &Descriptor) -> Vec<Arc<dyn Origin>> {

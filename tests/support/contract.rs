@@ -151,7 +151,7 @@ async fn a_name_needs_the_whole_graph(sink: &dyn Sink) {
     };
     assert!(early.is_err(), "a name was given to half an image");
     put_tagged(sink, "r.example/a:1", &built).await;
-    let held = sink.held_manifest(&root.descriptor).await.unwrap();
+    let held = sink.held_manifest(&root.descriptor.digest).await.unwrap();
     assert!(held.is_none_or(|held| held.bytes == built.manifest.bytes));
 }
 
