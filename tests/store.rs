@@ -86,6 +86,7 @@ async fn a_dropped_blob_goes_on_where_it_stopped() {
     second.write_at(1_000_000, blob.bytes.slice(1_000_000..2_000_000), Provenance::Registry).await.unwrap();
     second.write_at(2_500_000, blob.bytes.slice(2_500_000..), Provenance::Registry).await.unwrap();
     second.commit().await.unwrap();
+    drop(second);
     assert_eq!(std::fs::read(blob_file(&dir, &blob.descriptor.digest)).unwrap(), blob.bytes);
     assert!(matches!(store.begin(&blob.descriptor, &[]).await.unwrap(), Begun::Held));
     assert_eq!(std::fs::read_dir(dir.path().join(".layerpull/partial")).unwrap().count(), 0);

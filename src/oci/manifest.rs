@@ -6,7 +6,7 @@ use bytes::Bytes;
 use serde::Deserialize;
 
 use super::descriptor::null_is_empty;
-use super::{Descriptor, Digest, MediaType};
+use super::{Descriptor, Digest, MediaType, Platform};
 
 /// The largest manifest that is read, in bytes: what every registry must accept (distribution-spec, "Pushing manifests").
 pub const MAX_MANIFEST_SIZE: u64 = 4 * 1024 * 1024;
@@ -74,6 +74,18 @@ pub struct Index {
     /// Free text about the index.
     #[serde(default, deserialize_with = "null_is_empty")]
     pub annotations: BTreeMap<String, String>,
+}
+
+impl Index {
+    /// The child that serves `wanted` best: the first of the best rank; where none states a fitting platform, the first
+    /// that states none (an index inside of an index, or an image of unknown platform).
+    pub fn best(&self, wanted: &Platform) -> Option<&Descriptor> {
+        let manifests = || self.manifests.iter().filter(|child| child.media_type.is_manifest());
+        let rank = |child: &Descriptor| child.platform.as_ref().and_then(|offered| wanted.rank(offered));
+        let ranked = manifests().filter_map(|child| Some((rank(child)?, child)));
+        let best = ranked.min_by_key(|(rank, _)| *rank).map(|(_, child)| child);
+        best.or_else(|| manifests().find(|child| child.platform.is_none()))
+    }
 }
 
 /// Why some bytes are no manifest that can be followed.

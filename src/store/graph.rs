@@ -10,7 +10,7 @@ use super::layout::read_all;
 use crate::content::file::Folder;
 use crate::error::{Error, Result};
 use crate::oci::manifest::MAX_MANIFEST_SIZE;
-use crate::oci::{Descriptor, Digest, Index, Manifest, MediaType, Platform, RawManifest};
+use crate::oci::{Descriptor, Digest, Manifest, MediaType, Platform, RawManifest};
 
 /// How deep indexes may nest.
 const MAX_DEPTH: usize = 16;
@@ -96,21 +96,11 @@ fn children<'m>(manifest: &'m Manifest, follow: Follow<'_>) -> Vec<&'m Descripto
     match (manifest, follow) {
         (Manifest::Image(image), _) => image.blobs().collect(),
         (Manifest::Index(index), Follow::Platforms(platforms)) => {
-            let chosen: Vec<_> = platforms.iter().flat_map(|platform| best(index, platform)).collect();
+            let chosen: Vec<_> = platforms.iter().filter_map(|platform| index.best(platform)).collect();
             let mut once = HashSet::new();
             chosen.into_iter().filter(|child| once.insert(&child.digest)).collect()
         }
         (Manifest::Index(index), _) => index.manifests.iter().collect(),
-    }
-}
-
-/// The child for `platform`: the first of the best rank; where none names a fitting one, those that name none at all.
-fn best<'i>(index: &'i Index, platform: &Platform) -> Vec<&'i Descriptor> {
-    let rank = |child: &Descriptor| child.platform.as_ref().and_then(|offered| platform.rank(offered));
-    let ranked = index.manifests.iter().filter_map(|child| Some((rank(child)?, child)));
-    match ranked.min_by_key(|(rank, _)| *rank) {
-        Some((_, child)) => vec![child],
-        None => index.manifests.iter().filter(|child| child.platform.is_none()).collect(),
     }
 }
 

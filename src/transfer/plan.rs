@@ -170,7 +170,7 @@ impl Walk {
         };
         let mut chosen: Vec<Descriptor> = Vec::new();
         for platform in wanted {
-            let child = best_child(index, platform).ok_or_else(|| no_platform(job, index, platform))?;
+            let child = index.best(platform).ok_or_else(|| no_platform(job, index, platform))?;
             if !chosen.iter().any(|c| c.digest == child.digest) {
                 chosen.push(child.clone());
             }
@@ -198,19 +198,6 @@ fn number(node: &Digest, children: &HashMap<Digest, Vec<Digest>>, order: &mut Ha
 /// Children that can be followed; what an index lists besides (unknown types) stays with its owner.
 fn known_children(index: &Index) -> Vec<Descriptor> {
     index.manifests.iter().filter(|child| child.media_type.is_manifest()).cloned().collect()
-}
-
-fn best_child<'a>(index: &'a Index, wanted: &Platform) -> Option<&'a Descriptor> {
-    let ranked = |child: &'a Descriptor| {
-        let rank = match &child.platform {
-            Some(platform) => wanted.rank(platform)?,
-            // An index inside of an index, or an image that states no platform: better than nothing.
-            None => u32::MAX,
-        };
-        Some((rank, child))
-    };
-    let children = index.manifests.iter().filter(|child| child.media_type.is_manifest());
-    children.filter_map(ranked).min_by_key(|(rank, _)| *rank).map(|(_, child)| child)
 }
 
 fn no_platform(job: &Job, index: &Index, wanted: &Platform) -> Error {
