@@ -11,6 +11,7 @@ use layerpull::content::{Body, Origin, Provenance, Source};
 use layerpull::error::{Error, Result};
 use layerpull::oci::{Descriptor, Digest, MediaType, RawManifest, Reference};
 use layerpull::serve::{Access, Content, Server, Users};
+use layerpull::store::Store;
 use reqwest::header::*;
 use reqwest::{Method, StatusCode};
 use serde_json::Value;
@@ -113,7 +114,10 @@ impl Served {
             let names = names.clone();
             async move { Ok(names) }.boxed()
         });
-        let content = Content { source: Arc::new(memory), listing };
+        Served::content(Content { source: Arc::new(memory), listing }, access).await
+    }
+
+    async fn content(content: Content, access: Access) -> Served {
         let server = Server::bind("127.0.0.1:0".parse().unwrap(), access, content).await.unwrap();
         let (address, cancel) = (server.address().unwrap(), CancellationToken::new());
         Served { address, cancel: cancel.clone(), server: tokio::spawn(server.run(cancel)) }
@@ -352,18 +356,52 @@ async fn skopeo_and_podman_take_images_from_it() {
     let index = Image::index(&[amd64.clone(), arm64]);
     let served = Served::open(&[("nginx:1", &index), ("127.0.0.1:5000/a/b:2", &image())]).await;
     let address = served.address;
-    tokio::task::spawn_blocking(move || {
-        let layout = tempfile::tempdir().unwrap();
-        for path in ["docker.io/library/nginx:1", "nginx:1", "127.0.0.1_5000/a/b:2"] {
-            let (from, to) = (format!("docker://{address}/{path}"), format!("oci:{}:{path}", layout.path().display()));
-            skopeo(["copy", "--all", "--preserve-digests", "--src-tls-verify=false", &from, &to]).ok();
-        }
-        assert!(layout.path().join("blobs/sha256").join(index.digest().hex()).is_file());
-        let podman = Podman::new();
-        let name = format!("{address}/library/nginx:1");
-        let id = podman.run(["pull", "-q", "--platform", "linux/amd64", "--tls-verify=false", &name]).ok();
-        assert_eq!(id.trim(), amd64.config().digest().hex());
-    })
-    .await
-    .unwrap();
+    tokio::task::spawn_blocking(move || take_with_peers(address, &index, &amd64)).await.unwrap();
+}
+
+fn take_with_peers(address: SocketAddr, index: &Image, amd64: &Image) {
+    let layout = tempfile::tempdir().unwrap();
+    for path in ["docker.io/library/nginx:1", "nginx:1", "127.0.0.1_5000/a/b:2"] {
+        let (from, to) = (format!("docker://{address}/{path}"), format!("oci:{}:{path}", layout.path().display()));
+        skopeo(["copy", "--all", "--preserve-digests", "--src-tls-verify=false", &from, &to]).ok();
+    }
+    assert!(layout.path().join("blobs/sha256").join(index.digest().hex()).is_file());
+    let podman = Podman::new();
+    let name = format!("{address}/library/nginx:1");
+    let id = podman.run(["pull", "-q", "--platform", "linux/amd64", "--tls-verify=false", &name]).ok();
+    assert_eq!(id.trim(), amd64.config().digest().hex());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn skopeo_and_podman_take_images_from_a_store_that_grows_meanwhile() {
+    let dir = tempfile::tempdir().unwrap();
+    let amd64 = Image::build().layer(Blob::files(&[("text", b"for amd64")])).finish();
+    let index = Image::index(&[amd64.clone(), Image::build().platform("linux/arm64").finish()]);
+    index.write_layout(dir.path(), "docker.io/library/nginx:1");
+    let store = Store::open(dir.path()).unwrap();
+    let served = Served::content(Content::of(&store), Access::Loopback).await;
+    assert_eq!(served.refusal("a/b/manifests/2").await, (404, "NAME_UNKNOWN".into()));
+    image().write_layout(dir.path(), "127.0.0.1:5000/a/b:2");
+    let address = served.address;
+    tokio::task::spawn_blocking(move || take_with_peers(address, &index, &amd64)).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_spoiled_or_shortened_file_of_a_store_never_arrives_whole() {
+    let (dir, image) = (tempfile::tempdir().unwrap(), image());
+    image.write_layout(dir.path(), "docker.io/library/x:1");
+    let served = Served::content(Content::of(&Store::open(dir.path()).unwrap()), Access::Loopback).await;
+    let file = dir.path().join("blobs/sha256").join(image.layer(0).digest().hex());
+    let mut spoiled = image.layer(0).content.to_bytes().to_vec();
+    spoiled[299_999] ^= 1;
+    for bytes in [&spoiled[..], &spoiled[..1000], b""] {
+        std::fs::write(&file, bytes).unwrap();
+        let whole = match served.request(Method::GET, &blob_path(image.layer(0))).send().await {
+            Ok(answer) => answer.status() == StatusCode::OK && answer.bytes().await.is_ok(),
+            Err(_) => false,
+        };
+        assert!(!whole, "{} bytes", bytes.len());
+    }
+    std::fs::remove_file(&file).unwrap();
+    assert_eq!(served.refusal(&blob_path(image.layer(0))).await, (404, "BLOB_UNKNOWN".into()));
 }

@@ -18,6 +18,7 @@ use super::routes::{self, Endpoint, Page, Request, Selector};
 use crate::content::Source;
 use crate::error::Result;
 use crate::oci::{Descriptor, Digest, MediaType, Reference};
+use crate::store::Store;
 
 const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
 const FILTERS_APPLIED: HeaderName = HeaderName::from_static("oci-filters-applied");
@@ -33,6 +34,18 @@ pub struct Content {
     pub source: Arc<dyn Source>,
     /// Asked at every request, so that what was pulled a moment ago is served.
     pub listing: Listing,
+}
+
+impl Content {
+    /// All images of `store` that have a name. What a `gc` takes away meanwhile is not found from then on.
+    pub fn of(store: &Store) -> Content {
+        let listed = store.clone();
+        let listing: Listing = Arc::new(move || {
+            let store = listed.clone();
+            Box::pin(async move { store.names().await })
+        });
+        Content { source: Arc::new(store.clone()), listing }
+    }
 }
 
 /// Answers requests.

@@ -1,5 +1,7 @@
 //! What goes wrong, in the envelope of the specification (distribution-spec, "Error Codes").
 
+use std::io;
+
 use http::{HeaderValue, Response, StatusCode, header};
 use serde_json::json;
 
@@ -84,6 +86,7 @@ impl Failure {
     pub(super) fn from_store(error: Error, missing: Failure) -> Failure {
         match error {
             Error::NotFound { .. } => missing,
+            Error::Store { source, .. } if source.kind() == io::ErrorKind::NotFound => missing,
             error => {
                 tracing::warn!("the store cannot be read: {error}");
                 Failure::store()

@@ -88,6 +88,17 @@ impl<'k> Described<'k> {
 }
 
 impl Store {
+    /// The entries whose names are references, with what they point to. Reads `index.json` and nothing else.
+    ///
+    /// # Errors
+    /// `Invalid` when `index.json` is damaged.
+    pub async fn names(&self) -> Result<Vec<(Reference, Descriptor)>> {
+        let disk = self.disk.clone();
+        let entries = off(move || Ok(IndexFile::read(&disk.paths)?.entries())).await?;
+        let named = |entry: Entry| Some((entry.name()?.parse().ok()?, entry.descriptor));
+        Ok(entries.into_iter().filter_map(named).collect())
+    }
+
     /// The images, in the order of the index. Reads manifests, and stats blobs; hashes no blob.
     ///
     /// # Errors
