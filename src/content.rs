@@ -3,6 +3,8 @@
 //! An image is a graph of descriptors, and every command copies the missing part of such a graph from a [`Source`]
 //! to a [`Sink`]. A blob travels as ranges: each range is read from an [`Origin`] and written into an [`Ingest`].
 
+pub mod file;
+
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
@@ -101,7 +103,10 @@ pub trait Sink: Send + Sync {
     async fn holds(&self, blob: &Descriptor) -> Result<Holding>;
 
     /// The manifest, if the place holds it and reading it is cheaper than asking the source.
-    async fn held_manifest(&self, descriptor: &Descriptor) -> Result<Option<RawManifest>>;
+    async fn held_manifest(&self, digest: &Digest) -> Result<Option<RawManifest>>;
+
+    /// What `name` points to here now.
+    async fn tagged(&self, name: &Reference) -> Result<Option<Root>>;
 
     /// Begins to take a blob. `mounts` are repositories at the same place that may have it already.
     async fn begin(&self, blob: &Descriptor, mounts: &[String]) -> Result<Begun>;
@@ -114,7 +119,7 @@ pub trait Sink: Send + Sync {
 }
 
 /// What a tag points to.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Root {
     /// The manifest or index, verbatim.
     pub descriptor: Descriptor,
@@ -179,6 +184,6 @@ pub trait Ingest: Send + Sync {
     /// Makes everything durable that is needed to go on in another process.
     async fn save(&self) -> Result<()>;
 
-    /// Makes the blob visible under its digest. The caller has verified every byte.
-    async fn commit(self: Box<Self>) -> Result<()>;
+    /// Makes the blob visible under its digest. The caller has verified every byte, and calls nothing after this.
+    async fn commit(&self) -> Result<()>;
 }
