@@ -2,9 +2,10 @@
 #
 # A measurement is one line "wall-s cpu-s rss-bytes wire-bytes requests syncing-ms" appended to $RESULTS/SCENARIO.CONTENDER.
 
-# access_since LINES: requests and body bytes that the registry logged after that many lines.
+# access_since LINES: body bytes and requests that the registry logged after that many lines. Of a HEAD it logs the
+# length that it told, which is not sent.
 access_since() {
-  tail -n "+$(($1 + 1))" "$ACCESS_LOG" | awk -F'"' '/HTTP\/1/ { split($3, answer, " "); requests++; bytes += answer[2] } END { print bytes + 0, requests + 0 }'
+  tail -n "+$(($1 + 1))" "$ACCESS_LOG" | awk -F'"' '/HTTP\/1/ { split($3, answer, " "); requests++; if ($2 !~ /^HEAD/) bytes += answer[2] } END { print bytes + 0, requests + 0 }'
 }
 
 access_lines() { wc -l <"$ACCESS_LOG"; }

@@ -1,6 +1,9 @@
 # A docker-registry of our own: 127.0.0.1, its own data, found again by its pid file.
 # Sourced, never run.
 
+# Where the real images are kept.
+REAL_IMAGES_HOME=${XDG_CACHE_HOME:-$HOME/.cache}/layerpull-real-images
+
 # registry_config DIR PORT
 registry_config() {
   cat <<END
@@ -39,6 +42,6 @@ registry_start() {
 
 registry_stop() {
   local pid
-  pid=$(registry_pid "$1") && kill "$pid"
+  if pid=$(registry_pid "$1"); then kill "$pid"; fi
   rm -f "$1/pid"
 }

@@ -27,7 +27,7 @@ has() { command -v "$1" >/dev/null 2>&1 || [ -x "/usr/sbin/$1" ] || [ -x "/sbin/
 require_cargo() {
   [ -f "$HOME/.cargo/env" ] && . "$HOME/.cargo/env"
   has cargo || die "no Rust toolchain here (cargo is not on PATH). Install one, for example with rustup, and run this again."
-  has cc || ensure_programs cc:gcc
+  has cc || ensure_programs cc:build-essential
 }
 
 # Prints the packages of those "program:package" pairs whose program is not here.
