@@ -1,1 +1,6 @@
-//! To come.
+//! The commands.
+
+pub mod config;
+pub mod exit;
+pub mod output;
+pub mod progress;
