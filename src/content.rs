@@ -101,7 +101,10 @@ pub trait Sink: Send + Sync {
     async fn holds(&self, blob: &Descriptor) -> Result<Holding>;
 
     /// The manifest, if the place holds it and reading it is cheaper than asking the source.
-    async fn held_manifest(&self, descriptor: &Descriptor) -> Result<Option<RawManifest>>;
+    async fn held_manifest(&self, digest: &Digest) -> Result<Option<RawManifest>>;
+
+    /// What `name` points to here now.
+    async fn tagged(&self, name: &Reference) -> Result<Option<Root>>;
 
     /// Begins to take a blob. `mounts` are repositories at the same place that may have it already.
     async fn begin(&self, blob: &Descriptor, mounts: &[String]) -> Result<Begun>;
@@ -114,7 +117,7 @@ pub trait Sink: Send + Sync {
 }
 
 /// What a tag points to.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Root {
     /// The manifest or index, verbatim.
     pub descriptor: Descriptor,
@@ -179,6 +182,6 @@ pub trait Ingest: Send + Sync {
     /// Makes everything durable that is needed to go on in another process.
     async fn save(&self) -> Result<()>;
 
-    /// Makes the blob visible under its digest. The caller has verified every byte.
-    async fn commit(self: Box<Self>) -> Result<()>;
+    /// Makes the blob visible under its digest. The caller has verified every byte, and calls nothing after this.
+    async fn commit(&self) -> Result<()>;
 }

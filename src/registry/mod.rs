@@ -1,1 +1,212 @@
-//! To come.
+//! A registry as a source: requests, tokens, credentials, trust.
+//!
+//! - [`Registry`]: begins here; makes a [`Repository`] of a reference.
+//! - `repository`: manifests and the origins of blobs; `origin`: one blob; `lists`: tags, catalog, referrers.
+//! - `session`: requests to one host, with what it demands and where it redirects to; `host`: its address and scheme.
+//! - `http`: one request, one answer; `answer`: what an answer means; `tls`, `proxy`: how connections are made.
+//! - `auth`: challenges and tokens; `credentials`: where passwords are kept.
+//! - `policy`: the trust policy of this machine.
+//!
+//! Every call makes one attempt: patience lives in [`crate::transfer`]. The one repetition is that of the protocol: a
+//! request that is answered by a challenge is sent again with what it demands.
+
+mod answer;
+mod auth;
+mod credentials;
+mod environment;
+mod host;
+mod http;
+mod lists;
+mod origin;
+mod policy;
+mod proxy;
+mod repository;
+mod secret;
+mod session;
+mod tls;
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+pub use answer::RateLimit;
+use auth::Access;
+pub use credentials::Credential;
+use credentials::Credentials;
+pub use credentials::login::Kept;
+use credentials::login::{forget, keep};
+pub use environment::Environment;
+use host::Host;
+use http::Http;
+pub use policy::Signatures;
+pub use repository::Repository;
+pub use secret::Secret;
+use session::{Ask, Session};
+
+use crate::error::Result;
+use crate::event::Events;
+use crate::oci::Reference;
+
+/// How registries are reached and who is asking.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Hosts that may speak plain HTTP or show any certificate.
+    pub insecure: Insecure,
+    /// Whether certificates are verified.
+    pub verify: Verify,
+    /// Certificate authorities beside the system's, as PEM files.
+    pub ca_files: Vec<PathBuf>,
+    /// A folder of certificates for every host (`*.crt`, `X.cert` with `X.key`), instead of those in `certs.d`.
+    pub cert_dir: Option<PathBuf>,
+    /// The only file of credentials.
+    pub authfile: Option<PathBuf>,
+    /// Credentials for every registry that asks, instead of those in files.
+    pub credential: Option<Credential>,
+    /// What is done with scopes of the trust policy that demand signatures.
+    pub signatures: Signatures,
+    /// How long connecting may take.
+    pub connect_timeout: Duration,
+    /// `User-Agent`.
+    pub user_agent: String,
+    /// Variables and the places of configuration files.
+    pub environment: Environment,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options {
+            insecure: Insecure::None,
+            verify: Verify::Usual,
+            ca_files: Vec::new(),
+            cert_dir: None,
+            authfile: None,
+            credential: None,
+            signatures: Signatures::Refuse,
+            connect_timeout: Duration::from_secs(30),
+            user_agent: concat!("layerpull/", env!("CARGO_PKG_VERSION")).into(),
+            environment: Environment::of_process(),
+        }
+    }
+}
+
+/// Hosts that may speak plain HTTP or show any certificate. Loopback always may.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Insecure {
+    /// No other.
+    None,
+    /// These, as `host` or `host:port`.
+    Hosts(Vec<String>),
+    /// All.
+    All,
+}
+
+/// Whether certificates are verified.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verify {
+    /// But for insecure hosts, and loopback hosts that no certificate is given for.
+    Usual,
+    /// Always, also on loopback.
+    Always,
+    /// Never, and plain HTTP is spoken where there is no TLS (`--tls-verify=false`).
+    Never,
+}
+
+/// Registries, by the names that references give them. A cheap clone over shared connections and tokens.
+#[derive(Clone)]
+pub struct Registry {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    options: Arc<Options>,
+    events: Events,
+    http: Arc<Http>,
+    credentials: Arc<Credentials>,
+    sessions: Mutex<HashMap<String, Arc<Session>>>,
+}
+
+impl Registry {
+    /// Registries that are reached as `options` say. Reads no file and opens no connection.
+    pub fn new(options: Options, events: Events) -> Registry {
+        let options = Arc::new(options);
+        let http = Arc::new(Http::new(options.clone(), events.clone()));
+        let credentials = Arc::new(Credentials::new(
+            options.environment.clone(),
+            options.authfile.clone(),
+            options.credential.clone(),
+        ));
+        Registry { shared: Arc::new(Shared { options, events, http, credentials, sessions: Mutex::default() }) }
+    }
+
+    /// The repository of `name`, to read from. Asks nobody.
+    ///
+    /// # Errors
+    /// `Refused` when the trust policy of this machine forbids it.
+    pub fn repository(&self, name: &Reference) -> Result<Repository> {
+        let options = &self.shared.options;
+        policy::check(&options.environment, name, options.signatures)?;
+        Ok(Repository::new(self.session(name.registry()), name))
+    }
+
+    /// The tags of the repository of `name`, sorted.
+    ///
+    /// # Errors
+    /// `NotFound`, `Unauthorized`, `Invalid` for lists without end, or transient ones.
+    pub async fn tags(&self, name: &Reference) -> Result<Vec<String>> {
+        lists::tags(&self.session(name.registry()), name.repository()).await
+    }
+
+    /// The repositories of the registry `host`, sorted.
+    ///
+    /// # Errors
+    /// As [`Registry::tags`]; many registries refuse this to everybody.
+    pub async fn catalog(&self, host: &str) -> Result<Vec<String>> {
+        lists::catalog(&self.session(host)).await
+    }
+
+    /// Proves `credential` to the registry `host`, then keeps it where credentials of that registry are kept.
+    ///
+    /// # Errors
+    /// `Unauthorized` when the registry refuses it, or why it could not be asked; `Store`, `Refused` or `Usage` when
+    /// it cannot be kept.
+    pub async fn login(&self, host: &str, credential: Credential) -> Result<Kept> {
+        let options = &self.shared.options;
+        let given = Credentials::new(options.environment.clone(), None, Some(credential.clone()));
+        let session = Session::new(self.shared.http.clone(), Host::new(host, options), Arc::new(given));
+        let answer = session.send(&Ask::get("/v2/", Access::default(), "the login")).await?;
+        if !answer.status().is_success() {
+            return Err(session.failure(answer).await);
+        }
+        keep(&options.environment, options.authfile.as_deref(), host, &credential).await
+    }
+
+    /// Forgets what is known of the registry `host`, and says where it was kept.
+    ///
+    /// # Errors
+    /// `Store`, `Refused` or `Usage` when a file or helper cannot be changed.
+    pub async fn logout(&self, host: &str) -> Result<Vec<Kept>> {
+        let options = &self.shared.options;
+        forget(&options.environment, options.authfile.as_deref(), host).await
+    }
+
+    /// How many requests the registry `host` still allows, if an answer has told.
+    pub fn rate_limit(&self, host: &str) -> Option<RateLimit> {
+        let contacted = Host::new(host, &self.shared.options);
+        self.shared.http.notices().rate_limit(contacted.authority())
+    }
+
+    /// Who is told what happens.
+    pub fn events(&self) -> &Events {
+        &self.shared.events
+    }
+
+    fn session(&self, registry: &str) -> Arc<Session> {
+        let mut sessions = self.shared.sessions.lock().unwrap_or_else(PoisonError::into_inner);
+        let made = || {
+            let host = Host::new(registry, &self.shared.options);
+            Arc::new(Session::new(self.shared.http.clone(), host, self.shared.credentials.clone()))
+        };
+        sessions.entry(registry.to_owned()).or_insert_with(made).clone()
+    }
+}

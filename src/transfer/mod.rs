@@ -1,11 +1,24 @@
 //! The engine: makes a [`Plan`] of what is missing and executes it.
 //!
-//! - [`plan`]: walks the graph of descriptors and says what must travel.
+//! - `plan`: walks the graph of descriptors and says what must travel.
 //! - `run`: executes a plan: blobs in parallel, then manifests children first, then the tag.
 //! - `segments`: which ranges of one blob are missing, claimed, there.
 //! - `verify`: the hasher that follows the frontier of one blob.
 //! - `retry`: patience, renewed by progress.
 //! - `pace`: how many connections a host gets.
+
+mod active;
+mod blob;
+mod fetch;
+mod image;
+mod pace;
+mod plan;
+mod retry;
+mod run;
+mod segments;
+#[cfg(test)]
+mod tests;
+mod verify;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -47,7 +60,7 @@ pub struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         Settings {
-            jobs: 64,
+            jobs: 32,
             streams: 16,
             retries: 5,
             stall: Duration::from_secs(20),

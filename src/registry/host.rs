@@ -1,0 +1,168 @@
+//! A host that is asked: its address, and whether it speaks TLS (CONVENTIONS of docker: loopback may speak plain HTTP).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use reqwest::{Method, Url};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::OnceCell;
+
+use super::http::{Http, Request};
+use super::proxy::is_loopback;
+use super::tls::{self, Trust};
+use super::{Options, Verify};
+use crate::error::{Error, Fault, Result};
+use crate::oci::reference::DOCKER_HUB;
+
+/// How long a host may think before it answers the beginning of a TLS handshake.
+const PROBE_TIME: Duration = Duration::from_secs(10);
+const HUB_HOST: &str = "registry-1.docker.io";
+
+/// One host of a registry.
+#[derive(Debug)]
+pub(super) struct Host {
+    registry: String,
+    authority: String,
+    plain: Plain,
+    base: OnceCell<Url>,
+}
+
+/// Whether plain HTTP may be spoken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Plain {
+    Never,
+    /// When the host does not speak TLS.
+    Fallback,
+}
+
+impl Host {
+    /// The host of the registry that references name `registry`.
+    pub(super) fn new(registry: &str, options: &Options) -> Host {
+        let authority = if registry == DOCKER_HUB { HUB_HOST } else { registry };
+        let insecure = options.insecure.covers(registry) || options.insecure.covers(authority);
+        let allowed = insecure || options.verify == Verify::Never || is_loopback(name_of(authority));
+        let plain = if allowed { Plain::Fallback } else { Plain::Never };
+        Host { registry: registry.into(), authority: authority.into(), plain, base: OnceCell::new() }
+    }
+
+    /// The name that references use.
+    pub(super) fn registry(&self) -> &str {
+        &self.registry
+    }
+
+    /// The host that is contacted, with its port where it is not the usual one.
+    pub(super) fn authority(&self) -> &str {
+        &self.authority
+    }
+
+    /// Whether the user, or loopback, allows less than verified TLS.
+    pub(super) fn is_insecure(&self) -> bool {
+        self.plain == Plain::Fallback
+    }
+
+    /// The address of the host. Found out once: a host that spoke TLS is never asked without.
+    pub(super) async fn base(&self, http: &Http) -> Result<&Url> {
+        self.base.get_or_try_init(|| self.find(http)).await
+    }
+
+    async fn find(&self, http: &Http) -> Result<Url> {
+        let secure = self.url("https")?;
+        let speaks_tls = match self.plain {
+            Plain::Never => true,
+            Plain::Fallback if http.is_proxied(&secure) => self.answers_tls(http, &secure).await?,
+            Plain::Fallback => tokio::time::timeout(PROBE_TIME, self.greets_tls(&secure))
+                .await
+                .unwrap_or(Err(self.fault(Fault::Stalled(PROBE_TIME))))?,
+        };
+        tracing::debug!(host = %self.authority, speaks_tls, "host");
+        if speaks_tls { Ok(secure) } else { self.url("http") }
+    }
+
+    fn url(&self, scheme: &str) -> Result<Url> {
+        let text = format!("{scheme}://{}/", self.authority);
+        Url::parse(&text).map_err(|e| Error::Usage(format!("{:?} is no host of a registry: {e}", self.authority)))
+    }
+
+    fn fault(&self, fault: Fault) -> Error {
+        Error::network(&self.registry, "the registry", fault)
+    }
+
+    /// Sends the beginning of a handshake and looks at the first byte that comes back.
+    ///
+    /// This costs a connection but no request. Our side of it is closed at once, so that a server that waits for the
+    /// rest of what it takes for a request line gives up too.
+    async fn greets_tls(&self, url: &Url) -> Result<bool> {
+        let hello = client_hello(name_of(&self.authority)).map_err(|e| self.fault(Fault::Tls(e)))?;
+        // `https://host/` without a port means 443, but plain HTTP would be at 80.
+        let port = url.port_or_known_default().unwrap_or(443);
+        let connected = TcpStream::connect((name_of(&self.authority), port)).await;
+        let mut stream = match connected {
+            Ok(stream) => stream,
+            Err(_) if url.port().is_none() => return Ok(false),
+            Err(e) => return Err(self.fault(Fault::Connect(e.to_string()))),
+        };
+        let mut first = [0];
+        let exchanged = async {
+            stream.write_all(&hello).await?;
+            stream.shutdown().await?;
+            stream.read(&mut first).await
+        };
+        const HANDSHAKE: u8 = 22;
+        const ALERT: u8 = 21;
+        Ok(matches!(exchanged.await, Ok(1) if matches!(first[0], HANDSHAKE | ALERT)))
+    }
+
+    /// Behind a proxy the only way is to ask.
+    async fn answers_tls(&self, http: &Http, secure: &Url) -> Result<bool> {
+        let url = secure.join("/v2/").map_err(|e| self.fault(Fault::Protocol(e.to_string())))?;
+        let what = "the registry".to_owned();
+        let request = Request { method: Method::GET, url, headers: Default::default(), body: None, what };
+        match http.send(request).await {
+            Ok(_) => Ok(true),
+            Err(Error::Network { fault: Fault::Connect(_) | Fault::Tls(_), .. }) => Ok(false),
+            Err(e) => Err(e),
+        }
+    }
+}
+
+/// The host without port and brackets.
+fn name_of(authority: &str) -> &str {
+    match authority.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        Some((address, _)) => address,
+        None => authority.split_once(':').map_or(authority, |(host, _)| host),
+    }
+}
+
+fn client_hello(host: &str) -> Result<Vec<u8>, String> {
+    let config = tls::client_config(&Trust::Nothing).map_err(|e| e.to_string())?;
+    let name = rustls_pki_types::ServerName::try_from(host.to_owned()).map_err(|e| e.to_string())?;
+    let mut connection = rustls::ClientConnection::new(Arc::new(config), name).map_err(|e| e.to_string())?;
+    let mut hello = Vec::new();
+    connection.write_tls(&mut hello).map_err(|e| e.to_string())?;
+    Ok(hello)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::registry::Insecure;
+
+    #[test]
+    fn only_loopback_and_named_hosts_may_speak_plain_http() {
+        let options = Options { insecure: Insecure::Hosts(vec!["h.example:5000".into()]), ..Options::default() };
+        for name in ["localhost:5000", "127.0.0.1", "127.9.9.9:1", "[::1]:5000", "h.example:5000"] {
+            assert!(Host::new(name, &options).is_insecure(), "{name}");
+        }
+        for name in ["docker.io", "h.example", "localhost.example", "10.0.0.1", "127.0.0.1.example:5000"] {
+            assert!(!Host::new(name, &options).is_insecure(), "{name}");
+        }
+    }
+
+    #[test]
+    fn docker_hub_has_another_host_than_its_name() {
+        let host = Host::new("docker.io", &Options::default());
+        assert_eq!(host.url("https").unwrap().as_str(), "https://registry-1.docker.io/");
+        assert_eq!(host.registry(), "docker.io");
+    }
+}

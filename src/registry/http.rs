@@ -1,0 +1,212 @@
+//! The request path: one request in, one answer with its body out. No redirects, no repetition, no credentials of its own.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use reqwest::header::{ACCEPT_ENCODING, CONTENT_ENCODING, HeaderMap, HeaderValue};
+use reqwest::{Client, Method, Url};
+
+use super::answer::{Answer, Notices};
+use super::proxy::{Proxies, is_loopback};
+use super::tls::{self, Trust, certs_folder};
+use super::{Insecure, Options, Verify};
+use crate::error::{Error, Fault, Result};
+use crate::event::Events;
+
+/// How many idle connections to a host are kept, and for how long: as many as a transfer may use at once.
+const IDLE_CONNECTIONS: usize = 64;
+const IDLE_TIME: Duration = Duration::from_secs(60);
+
+/// One request.
+#[derive(Clone)]
+pub(super) struct Request {
+    /// The method.
+    pub method: Method,
+    /// The address, `http` or `https`.
+    pub url: Url,
+    /// Headers; those that carry credentials are marked sensitive.
+    pub headers: HeaderMap,
+    /// The body.
+    pub body: Option<Bytes>,
+    /// What is asked for, in messages.
+    pub what: String,
+}
+
+/// Sends requests over kept connections.
+pub(super) struct Http {
+    options: Arc<Options>,
+    proxies: Arc<Proxies>,
+    notices: Arc<Notices>,
+    clients: Mutex<HashMap<Trust, Client>>,
+}
+
+impl Http {
+    pub(super) fn new(options: Arc<Options>, events: Events) -> Http {
+        let proxies = Arc::new(Proxies::from_environment(&options.environment));
+        Http { options, proxies, notices: Arc::new(Notices::new(events)), clients: Mutex::default() }
+    }
+
+    /// Sends one request. The answer's head has come when this returns; its status is not judged.
+    ///
+    /// # Errors
+    /// `Network` when no answer came or it is encoded; `Store` or `Usage` when certificates cannot be read.
+    pub(super) async fn send(&self, mut request: Request) -> Result<Answer> {
+        let place = place(&request.url);
+        let client = self.client(self.trust(&request.url)).await?;
+        request.headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+        let mut outgoing = reqwest::Request::new(request.method.clone(), request.url.clone());
+        *outgoing.headers_mut() = request.headers;
+        *outgoing.body_mut() = request.body.map(reqwest::Body::from);
+        tracing::debug!(method = %request.method, host = %place, path = request.url.path(), "request");
+        let response = client.execute(outgoing).await.map_err(|e| fault(&place, &request.what, e))?;
+        tracing::debug!(status = response.status().as_u16(), host = %place, path = request.url.path(), "answer");
+        if let Some(encoding) = foreign_encoding(response.headers()) {
+            let why = format!("the body is encoded as {encoding:?}, though none was asked for");
+            return Err(Error::network(place, request.what, Fault::Protocol(why)));
+        }
+        self.notices.read(&place, response.headers());
+        Ok(Answer { response, url: request.url, place, what: request.what })
+    }
+
+    /// What answers said beside their content.
+    pub(super) fn notices(&self) -> &Notices {
+        &self.notices
+    }
+
+    /// Whether requests to `url` go through a proxy.
+    pub(super) fn is_proxied(&self, url: &Url) -> bool {
+        self.proxies.for_url(url).is_some()
+    }
+
+    /// Whom a connection to the host of `url` trusts.
+    ///
+    /// A host on loopback is trusted as docker does: it may as well speak plain HTTP. Certificates that are given
+    /// for it are obeyed.
+    pub(super) fn trust(&self, url: &Url) -> Trust {
+        if url.scheme() != "https" {
+            return Trust::Nothing;
+        }
+        let authority = authority(url);
+        let folder = match &self.options.cert_dir {
+            Some(folder) => Some(folder.clone()),
+            None => certs_folder(&self.options.environment, &authority),
+        };
+        let files = self.options.ca_files.clone();
+        let configured = folder.is_some() || !files.is_empty();
+        let loopback = url.host_str().is_some_and(|h| is_loopback(h.trim_matches(['[', ']'])));
+        let anyone = match self.options.verify {
+            Verify::Always => false,
+            Verify::Never => true,
+            Verify::Usual => self.options.insecure.covers(&authority) || (loopback && !configured),
+        };
+        if anyone { Trust::Anyone { folder } } else { Trust::Authorities { files, folder } }
+    }
+
+    /// The connections for one kind of trust. Certificates are first read when they are first needed.
+    async fn client(&self, trust: Trust) -> Result<Client> {
+        if let Some(client) = self.clients().get(&trust) {
+            return Ok(client.clone());
+        }
+        let built = match &trust {
+            Trust::Nothing => self.build(tls::client_config(&trust)?)?,
+            _ => {
+                let wanted = trust.clone();
+                let loaded = tokio::task::spawn_blocking(move || tls::client_config(&wanted)).await;
+                self.build(loaded.map_err(|e| Error::Usage(format!("cannot read certificates: {e}")))??)?
+            }
+        };
+        Ok(self.clients().entry(trust).or_insert(built).clone())
+    }
+
+    fn clients(&self) -> std::sync::MutexGuard<'_, HashMap<Trust, Client>> {
+        self.clients.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn build(&self, tls: rustls::ClientConfig) -> Result<Client> {
+        let proxies = self.proxies.clone();
+        Client::builder()
+            .tls_backend_preconfigured(tls)
+            .proxy(reqwest::Proxy::custom(move |url| proxies.for_url(url).cloned()))
+            .redirect(reqwest::redirect::Policy::none())
+            .retry(reqwest::retry::never())
+            .referer(false)
+            .http1_only()
+            .tcp_nodelay(true)
+            .user_agent(&self.options.user_agent)
+            .connect_timeout(self.options.connect_timeout)
+            .pool_max_idle_per_host(IDLE_CONNECTIONS)
+            .pool_idle_timeout(IDLE_TIME)
+            .build()
+            .map_err(|e| Error::Usage(format!("cannot make connections with these settings: {}", causes(&e))))
+    }
+}
+
+impl Insecure {
+    /// Whether `authority` (`host` or `host:port`) may speak plain HTTP or show any certificate.
+    pub(super) fn covers(&self, authority: &str) -> bool {
+        match self {
+            Insecure::None => false,
+            Insecure::Hosts(hosts) => hosts.iter().any(|host| host == authority),
+            Insecure::All => true,
+        }
+    }
+}
+
+/// `host`, with its port where that is not the usual one.
+pub(super) fn authority(url: &Url) -> String {
+    let host = url.host_str().unwrap_or_default();
+    url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
+}
+
+/// How a host is named in messages: never with a path or query, which may hold a signature.
+fn place(url: &Url) -> String {
+    authority(url)
+}
+
+fn foreign_encoding(headers: &HeaderMap) -> Option<String> {
+    let encoding = headers.get(CONTENT_ENCODING)?;
+    let text = String::from_utf8_lossy(encoding.as_bytes()).trim().to_ascii_lowercase();
+    (!text.is_empty() && text != "identity").then_some(text)
+}
+
+/// Turns what reqwest says into a network error. The address is left out: it may hold a signature.
+pub(super) fn fault(place: &str, what: &str, error: reqwest::Error) -> Error {
+    let text = causes(&error);
+    let fault = if is_tls(&error) {
+        Fault::Tls(text)
+    } else if error.is_connect() {
+        Fault::Connect(text)
+    } else {
+        Fault::Broken(text)
+    };
+    Error::network(place, what, fault)
+}
+
+/// The causes below reqwest's own words, which name the address.
+fn causes(error: &reqwest::Error) -> String {
+    let mut texts: Vec<String> = Vec::new();
+    let mut next = std::error::Error::source(error);
+    while let Some(cause) = next {
+        let text = cause.to_string();
+        if !texts.iter().any(|known| known.contains(&text)) {
+            texts.push(text);
+        }
+        next = cause.source();
+    }
+    if texts.is_empty() { "the request could not be sent".into() } else { texts.join(": ") }
+}
+
+/// Only what happens while connecting: later a broken record is a broken connection.
+fn is_tls(error: &reqwest::Error) -> bool {
+    let mut next = error.is_connect().then_some(error as &(dyn std::error::Error + 'static));
+    while let Some(cause) = next {
+        let inner = cause.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+        if inner.is_some_and(|e| e.is::<rustls::Error>()) || cause.is::<rustls::Error>() {
+            return true;
+        }
+        next = cause.source();
+    }
+    false
+}

@@ -1,0 +1,205 @@
+//! Lists: tags, repositories, referrers (distribution-spec, "Content Discovery").
+
+use std::collections::{BTreeSet, HashSet};
+
+use reqwest::Url;
+use serde::Deserialize;
+
+use super::answer::Answer;
+use super::auth::Access;
+use super::repository::MANIFEST_TYPES;
+use super::session::{Ask, Session, same_origin};
+use crate::error::{Error, Result};
+use crate::oci::manifest::MAX_MANIFEST_SIZE;
+use crate::oci::{Descriptor, Digest, Index, Manifest, MediaType, RawManifest};
+
+const MAX_PAGES: usize = 1000;
+const MAX_ENTRIES: usize = 200_000;
+const MAX_PAGE: usize = MAX_MANIFEST_SIZE as usize;
+const PAGE: usize = 1000;
+
+#[derive(Deserialize)]
+struct Tags {
+    tags: Option<Vec<String>>,
+}
+
+#[derive(Deserialize)]
+struct Catalog {
+    repositories: Option<Vec<String>>,
+}
+
+/// The tags of a repository, sorted.
+pub(super) async fn tags(session: &Session, repository: &str) -> Result<Vec<String>> {
+    let ask = Ask::get(
+        format!("/v2/{repository}/tags/list?n={PAGE}"),
+        Access::pull(repository),
+        format!("the tags of {}/{repository}", session.registry()),
+    );
+    names(session, ask, |page: Tags| page.tags.unwrap_or_default()).await
+}
+
+/// The repositories of a registry, sorted.
+pub(super) async fn catalog(session: &Session) -> Result<Vec<String>> {
+    let ask = Ask::get(format!("/v2/_catalog?n={PAGE}"), Access::catalog(), "the catalog");
+    names(session, ask, |page: Catalog| page.repositories.unwrap_or_default()).await
+}
+
+async fn names<P>(session: &Session, ask: Ask, read: impl Fn(P) -> Vec<String>) -> Result<Vec<String>>
+where
+    P: for<'a> Deserialize<'a>,
+{
+    let mut pages = Pages::new(ask);
+    let mut all = BTreeSet::new();
+    while let Some(answer) = pages.next(session).await? {
+        if !answer.status().is_success() {
+            return Err(session.failure(answer).await);
+        }
+        let page: P = json(answer).await?;
+        all.extend(read(page));
+        pages.bound(all.len(), session)?;
+    }
+    Ok(all.into_iter().collect())
+}
+
+/// What the referrers API knows; nothing where a registry does not have it.
+pub(super) async fn referrers(
+    session: &Session,
+    repository: &str,
+    subject: &Digest,
+) -> Result<Option<Vec<Descriptor>>> {
+    let mut ask = Ask::get(
+        format!("/v2/{repository}/referrers/{subject}"),
+        Access::pull(repository),
+        format!("the referrers of {subject}"),
+    );
+    ask.accept = Some(MANIFEST_TYPES);
+    let mut pages = Pages::new(ask);
+    let mut all: Vec<Descriptor> = Vec::new();
+    while let Some(answer) = pages.next(session).await? {
+        let is_index = answer.header("content-type").is_some_and(|t| MediaType::new(t).is_index());
+        match answer.status().as_u16() {
+            200 if is_index => all.extend(json::<Index>(answer).await?.manifests),
+            // Not this API: some proxies answer with a page of their own.
+            200 | 400 | 404 | 405 | 501 => return Ok(None),
+            _ => return Err(session.failure(answer).await),
+        }
+        pages.bound(all.len(), session)?;
+    }
+    Ok(Some(all))
+}
+
+/// The tag under which registries without the API keep the referrers (distribution-spec, "Referrers Tag Schema").
+pub(super) fn fallback_tag(subject: &Digest) -> String {
+    let hex: String = subject.hex().chars().take(64).collect();
+    format!("{}-{hex}", subject.algorithm().as_str())
+}
+
+/// The children of an index that a fallback tag names.
+pub(super) fn children(raw: &RawManifest, place: &str) -> Result<Vec<Descriptor>> {
+    match raw.parse().map_err(|e| Error::manifest(place, &raw.digest, e))? {
+        Manifest::Index(index) => Ok(index.manifests),
+        Manifest::Image(_) => Ok(Vec::new()),
+    }
+}
+
+async fn json<P: for<'a> Deserialize<'a>>(answer: Answer) -> Result<P> {
+    let (place, what) = (answer.place.clone(), answer.what.clone());
+    let body = answer.bytes(MAX_PAGE).await?;
+    serde_json::from_slice(&body).map_err(|e| Error::Invalid { what, place, why: format!("no valid list: {e}") })
+}
+
+/// Follows `Link: <…>; rel="next"`; the end is where there is none.
+struct Pages {
+    ask: Ask,
+    more: bool,
+    seen: HashSet<String>,
+}
+
+impl Pages {
+    fn new(ask: Ask) -> Pages {
+        Pages { ask, more: true, seen: HashSet::new() }
+    }
+
+    async fn next(&mut self, session: &Session) -> Result<Option<Answer>> {
+        if !self.more {
+            return Ok(None);
+        }
+        self.seen.insert(self.ask.path.clone());
+        let answer = session.send(&self.ask).await?;
+        self.more = false;
+        let links = answer.response.headers().get_all("link").iter().filter_map(|value| value.to_str().ok());
+        if let Some(link) = links.filter_map(next_link).next() {
+            let path = next_path(&answer.url, link).map_err(|why| answer.protocol(why))?;
+            if self.seen.contains(&path) || self.seen.len() >= MAX_PAGES {
+                return Err(answer.protocol("the pages of the list have no end"));
+            }
+            self.ask.path = path;
+            self.more = true;
+        }
+        Ok(Some(answer))
+    }
+
+    fn bound(&self, entries: usize, session: &Session) -> Result<()> {
+        if entries <= MAX_ENTRIES {
+            return Ok(());
+        }
+        let (what, place) = (self.ask.what.clone(), session.registry().to_owned());
+        Err(Error::Invalid { what, place, why: format!("more than {MAX_ENTRIES} entries") })
+    }
+}
+
+/// The address in a `Link` header that leads to the next page (RFC 8288).
+fn next_link(header: &str) -> Option<&str> {
+    let mut rest = header;
+    while let Some((_, after)) = rest.split_once('<') {
+        let (address, parameters) = after.split_once('>')?;
+        let (own, others) = parameters.split_once('<').unwrap_or((parameters, ""));
+        let is_next = own.split([';', ',']).any(|p| {
+            let p = p.trim().to_ascii_lowercase();
+            p.strip_prefix("rel=").is_some_and(|rel| rel.trim_matches('"').split(' ').any(|word| word == "next"))
+        });
+        if is_next {
+            return Some(address);
+        }
+        rest = &parameters[parameters.len() - others.len() - usize::from(own.len() < parameters.len())..];
+    }
+    None
+}
+
+/// Path and query of the next page, which must be at the same place: credentials go there.
+fn next_path(current: &Url, link: &str) -> Result<String, String> {
+    let next = current.join(link).map_err(|e| format!("the next page has no usable address: {e}"))?;
+    if !same_origin(current, &next) {
+        return Err("the next page is at another host".into());
+    }
+    Ok(next.query().map_or_else(|| next.path().to_owned(), |query| format!("{}?{query}", next.path())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_next_page_is_found_in_any_link_header() {
+        assert_eq!(next_link(r#"</v2/a/tags/list?last=b&n=1>; rel="next""#), Some("/v2/a/tags/list?last=b&n=1"));
+        assert_eq!(next_link(r#"<x>; rel=prev, <y>; title="z"; rel=next"#), Some("y"));
+        assert_eq!(next_link("<x>; rel=prev"), None);
+        assert_eq!(next_link("<unclosed"), None);
+        assert_eq!(next_link(""), None);
+    }
+
+    #[test]
+    fn the_next_page_is_at_the_same_place() {
+        let current: Url = "http://h:5000/v2/a/tags/list?n=1".parse().unwrap();
+        assert_eq!(next_path(&current, "/v2/a/tags/list?last=b").unwrap(), "/v2/a/tags/list?last=b");
+        assert_eq!(next_path(&current, "list?last=b").unwrap(), "/v2/a/tags/list?last=b");
+        assert!(next_path(&current, "http://other:5000/v2/").is_err());
+        assert!(next_path(&current, "https://h:5000/v2/").is_err());
+    }
+
+    #[test]
+    fn a_fallback_tag_is_never_too_long() {
+        let long: Digest = format!("sha512:{}", "a".repeat(128)).parse().unwrap();
+        assert_eq!(fallback_tag(&long), format!("sha512-{}", "a".repeat(64)));
+    }
+}

@@ -1,0 +1,181 @@
+//! One repository of a registry as a place to read from (distribution-spec, "Pull").
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use async_trait::async_trait;
+use reqwest::Method;
+
+use super::answer::Answer;
+use super::auth::Access;
+use super::lists;
+use super::origin::{BlobOrigin, ForeignOrigin};
+use super::session::{Ask, Session};
+use crate::content::{Origin, Source};
+use crate::error::{Error, Result};
+use crate::oci::manifest::MAX_MANIFEST_SIZE;
+use crate::oci::{Descriptor, Digest, InvalidManifest, MediaType, RawManifest, Reference};
+
+/// Every kind of manifest, in one header, because some servers read only the first. Schema 1 is asked for in order to
+/// be refused with advice instead of a 404.
+pub(super) const MANIFEST_TYPES: &str = "application/vnd.oci.image.index.v1+json, \
+    application/vnd.oci.image.manifest.v1+json, \
+    application/vnd.docker.distribution.manifest.list.v2+json, \
+    application/vnd.docker.distribution.manifest.v2+json, \
+    application/vnd.docker.distribution.manifest.v1+prettyjws;q=0.1";
+
+/// How many bytes of manifests that `resolve` had to read are kept for `manifest`.
+const MAX_RECENT: usize = 2 * MAX_MANIFEST_SIZE as usize;
+/// More addresses of a foreign layer are not tried.
+const MAX_FOREIGN_URLS: usize = 8;
+
+/// One repository of a registry.
+pub struct Repository {
+    session: Arc<Session>,
+    repository: String,
+    recent: Mutex<VecDeque<RawManifest>>,
+}
+
+impl Repository {
+    pub(super) fn new(session: Arc<Session>, name: &Reference) -> Repository {
+        Repository { session, repository: name.repository().into(), recent: Mutex::default() }
+    }
+
+    fn ask(&self, method: Method, selector: &str) -> Ask {
+        let path = format!("/v2/{}/manifests/{selector}", self.repository);
+        let what = format!("manifest {}", self.named(selector));
+        Ask { method, accept: Some(MANIFEST_TYPES), ..Ask::get(path, Access::pull(&self.repository), what) }
+    }
+
+    /// The repository with a tag or digest, for messages.
+    fn named(&self, selector: &str) -> String {
+        let parting = if selector.contains(':') { '@' } else { ':' };
+        format!("{}/{}{parting}{selector}", self.session.registry(), self.repository)
+    }
+
+    /// What a HEAD tells, if it tells everything.
+    async fn head(&self, selector: &str) -> Result<Option<Descriptor>> {
+        let answer = self.session.send(&self.ask(Method::HEAD, selector)).await?;
+        match answer.status().as_u16() {
+            200..=299 => self.described(&answer),
+            403 | 408 | 429 | 500 | 502..=599 => Err(self.session.failure(answer).await),
+            // Some registries know HEAD only for what they hold already, some not at all.
+            _ => Ok(None),
+        }
+    }
+
+    fn described(&self, answer: &Answer) -> Result<Option<Descriptor>> {
+        let digest = answer.header("docker-content-digest").and_then(|text| text.parse::<Digest>().ok());
+        let media_type = answer.header("content-type").map(MediaType::new);
+        let (Some(digest), Some(media_type), Some(size)) = (digest, media_type, answer.length()) else {
+            return Ok(None);
+        };
+        if media_type.is_schema1() {
+            return Err(Error::manifest(&answer.place, &answer.what, InvalidManifest::Schema1));
+        }
+        if size > MAX_MANIFEST_SIZE {
+            return Err(Error::manifest(&answer.place, &answer.what, InvalidManifest::TooLarge(size)));
+        }
+        Ok((media_type.is_manifest() && size > 0).then(|| Descriptor::new(media_type.as_str(), digest, size)))
+    }
+
+    /// Reads a manifest whose digest is `expected`; without one the server's own claim is checked.
+    async fn get(&self, selector: &str, expected: Option<&Digest>, known: Option<&MediaType>) -> Result<RawManifest> {
+        let answer = self.session.send(&self.ask(Method::GET, selector)).await?;
+        if !answer.status().is_success() {
+            return Err(self.session.failure(answer).await);
+        }
+        let (place, what) = (answer.place.clone(), answer.what.clone());
+        let length = answer.length().filter(|length| *length > MAX_MANIFEST_SIZE);
+        if let Some(length) = length {
+            return Err(Error::manifest(place, what, InvalidManifest::TooLarge(length)));
+        }
+        let said = answer.header("docker-content-digest").and_then(|text| text.parse::<Digest>().ok());
+        let claimed = answer.header("content-type").map(MediaType::new);
+        let bytes = answer.bytes(MAX_MANIFEST_SIZE as usize).await?;
+        let expected = expected.or(said.as_ref());
+        if let Some(digest) = expected.filter(|digest| !digest.matches(&bytes)) {
+            let why = format!("the {} bytes received do not have the digest {digest}", bytes.len());
+            return Err(Error::Verification { what, place, why });
+        }
+        let known = known.filter(|t| t.is_manifest()).or(claimed.as_ref());
+        let mut raw = RawManifest::new(known, bytes).map_err(|e| Error::manifest(place, what, e))?;
+        if let Some(digest) = expected {
+            raw.digest = digest.clone();
+        }
+        Ok(raw)
+    }
+
+    fn keep(&self, raw: &RawManifest) {
+        let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+        recent.push_back(raw.clone());
+        while recent.iter().map(|kept| kept.bytes.len()).sum::<usize>() > MAX_RECENT {
+            recent.pop_front();
+        }
+    }
+
+    fn kept(&self, digest: &Digest) -> Option<RawManifest> {
+        let recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+        recent.iter().find(|kept| kept.digest == *digest).cloned()
+    }
+}
+
+#[async_trait]
+impl Source for Repository {
+    fn place(&self) -> String {
+        format!("{}/{}", self.session.registry(), self.repository)
+    }
+
+    /// A tag costs a HEAD, or a GET where HEAD does not tell the digest. A digest costs the GET that [`Source::manifest`]
+    /// would cost anyway.
+    async fn resolve(&self, name: &Reference) -> Result<Descriptor> {
+        let selector = name.selector();
+        if name.digest().is_none()
+            && let Some(descriptor) = self.head(&selector).await?
+        {
+            return Ok(descriptor);
+        }
+        let raw = self.get(&selector, name.digest(), None).await?;
+        self.keep(&raw);
+        Ok(raw.descriptor())
+    }
+
+    async fn manifest(&self, descriptor: &Descriptor) -> Result<RawManifest> {
+        let what = || self.named(&descriptor.digest.to_string());
+        if descriptor.size > MAX_MANIFEST_SIZE {
+            return Err(Error::manifest(self.session.registry(), what(), InvalidManifest::TooLarge(descriptor.size)));
+        }
+        let raw = match self.kept(&descriptor.digest) {
+            Some(raw) => raw,
+            None => {
+                let selector = descriptor.digest.to_string();
+                self.get(&selector, Some(&descriptor.digest), Some(&descriptor.media_type)).await?
+            }
+        };
+        if raw.bytes.len() as u64 != descriptor.size {
+            let why = format!("it has {} bytes, its descriptor says {}", raw.bytes.len(), descriptor.size);
+            return Err(Error::Verification { what: what(), place: self.session.registry().into(), why });
+        }
+        Ok(raw)
+    }
+
+    fn origins(&self, blob: &Descriptor) -> Vec<Arc<dyn Origin>> {
+        let own: Arc<dyn Origin> = Arc::new(BlobOrigin::new(self.session.clone(), &self.repository, blob));
+        let http = self.session.http();
+        let foreign =
+            blob.urls.iter().take(MAX_FOREIGN_URLS).filter_map(|url| ForeignOrigin::new(http.clone(), url, blob));
+        std::iter::once(own).chain(foreign.map(|origin| Arc::new(origin) as Arc<dyn Origin>)).collect()
+    }
+
+    async fn referrers(&self, subject: &Digest) -> Result<Vec<Descriptor>> {
+        if let Some(found) = lists::referrers(&self.session, &self.repository, subject).await? {
+            return Ok(found);
+        }
+        let tag = lists::fallback_tag(subject);
+        match self.get(&tag, None, None).await {
+            Ok(raw) => lists::children(&raw, &self.place()),
+            Err(Error::NotFound { .. }) => Ok(Vec::new()),
+            Err(e) => Err(e),
+        }
+    }
+}

@@ -1,0 +1,192 @@
+//! A session with one host: requests that carry what it demands, and redirects that lead away from it.
+
+use std::sync::Arc;
+
+use reqwest::header::{ACCEPT, AUTHORIZATION, HeaderMap, HeaderName, HeaderValue, LOCATION, RANGE};
+use reqwest::{Method, StatusCode, Url};
+
+use super::answer::Answer;
+use super::auth::{Access, Authenticator, Authorization, Peer};
+use super::credentials::SharedCredentials;
+use super::host::Host;
+use super::http::{Http, Request};
+use crate::error::{Error, Result};
+
+const MAX_HOPS: usize = 5;
+
+/// What is asked of a registry.
+pub(super) struct Ask {
+    pub(super) method: Method,
+    /// The path with its query, from the root of the host.
+    pub(super) path: String,
+    pub(super) accept: Option<&'static str>,
+    /// Value of a `Range` header.
+    pub(super) range: Option<String>,
+    pub(super) access: Access,
+    /// In messages.
+    pub(super) what: String,
+}
+
+impl Ask {
+    /// A GET of `path`.
+    pub(super) fn get(path: impl Into<String>, access: Access, what: impl Into<String>) -> Ask {
+        Ask { method: Method::GET, path: path.into(), accept: None, range: None, access, what: what.into() }
+    }
+
+    fn request(&self, base: &Url, authorization: Option<&Authorization>) -> Result<Request> {
+        let url = base.join(&self.path).map_err(|e| Error::Usage(format!("{:?} is no path: {e}", self.path)))?;
+        let mut headers = HeaderMap::new();
+        if let Some(accept) = self.accept {
+            headers.insert(ACCEPT, HeaderValue::from_static(accept));
+        }
+        set(&mut headers, RANGE, self.range.as_deref());
+        if let Some(authorization) = authorization {
+            headers.insert(AUTHORIZATION, authorization.header().clone());
+        }
+        Ok(Request { method: self.method.clone(), url, headers, body: None, what: self.what.clone() })
+    }
+}
+
+/// One host and what it demands. Shared by every repository of it.
+pub(super) struct Session {
+    http: Arc<Http>,
+    host: Host,
+    auth: Arc<Authenticator>,
+}
+
+impl Session {
+    pub(super) fn new(http: Arc<Http>, host: Host, credentials: SharedCredentials) -> Session {
+        let auth = Arc::new(Authenticator::new(host.registry(), http.clone(), credentials));
+        Session { http, host, auth }
+    }
+
+    /// The name that references use.
+    pub(super) fn registry(&self) -> &str {
+        self.host.registry()
+    }
+
+    pub(super) fn http(&self) -> &Arc<Http> {
+        &self.http
+    }
+
+    /// The address of the host.
+    pub(super) async fn base(&self) -> Result<&Url> {
+        self.host.base(&self.http).await
+    }
+
+    /// Asks, answers a challenge once, and follows redirects. The status of what comes back is not judged, but for
+    /// a 401 that stays one.
+    ///
+    /// # Errors
+    /// `Unauthorized`, `Network`, `Refused`, and what the token service failed with.
+    pub(super) async fn send(&self, ask: &Ask) -> Result<Answer> {
+        let base = self.base().await?;
+        let peer = Peer { base: base.clone(), insecure: self.host.is_insecure() };
+        let first = self.auth.authorization(&ask.access, &peer).await?;
+        let answer = self.exchange(ask, base, first.as_ref()).await?;
+        if !self.is_challenge(&answer, base) {
+            return Ok(answer);
+        }
+        let place = answer.place.clone();
+        self.auth.learn(&ask.access, first.as_ref(), answer).await?;
+        let second = self.auth.authorization(&ask.access, &peer).await?.ok_or_else(|| self.login_wanted(ask, place))?;
+        let answer = self.exchange(ask, base, Some(&second)).await?;
+        if self.is_challenge(&answer, base) {
+            return Err(self.auth.refused(answer).await);
+        }
+        Ok(answer)
+    }
+
+    /// Names the failure of an answer; a refusal comes with advice when it is the registry's own.
+    pub(super) async fn failure(&self, answer: Answer) -> Error {
+        self.auth.refused(answer).await
+    }
+
+    fn is_challenge(&self, answer: &Answer, base: &Url) -> bool {
+        answer.status() == StatusCode::UNAUTHORIZED && same_origin(&answer.url, base)
+    }
+
+    fn login_wanted(&self, ask: &Ask, place: String) -> Error {
+        let why = format!("unauthorized: authentication required: log in with `layerpull login {}`", self.registry());
+        Error::Unauthorized { what: ask.what.clone(), place, why }
+    }
+
+    async fn exchange(&self, ask: &Ask, base: &Url, authorization: Option<&Authorization>) -> Result<Answer> {
+        follow(&self.http, ask.request(base, authorization)?).await
+    }
+}
+
+/// Sends a request and follows redirects: never to another scheme than `http` and `https`, never from TLS to plain
+/// text, and without credentials as soon as they lead to another origin. Every other header is kept.
+///
+/// # Errors
+/// `Invalid` when a redirect cannot be followed, `Network` when no answer comes.
+pub(super) async fn follow(http: &Http, mut request: Request) -> Result<Answer> {
+    for _ in 0..=MAX_HOPS {
+        let answer = http.send(request.clone()).await?;
+        if !leads_on(answer.status()) {
+            return Ok(answer);
+        }
+        let refuse = |why: String| Error::Invalid { what: request.what.clone(), place: answer.place.clone(), why };
+        let location =
+            answer.header(LOCATION.as_str()).ok_or_else(|| refuse("a redirect without an address".into()))?;
+        let next = answer.url.join(location).map_err(|e| refuse(format!("a redirect to no address: {e}")))?;
+        check_redirect(&answer.url, &next).map_err(refuse)?;
+        if !same_origin(&answer.url, &next) {
+            request.headers.remove(AUTHORIZATION);
+        }
+        request.url = next;
+    }
+    let why = format!("more than {MAX_HOPS} redirects");
+    Err(Error::Invalid { what: request.what, place: super::http::authority(&request.url), why })
+}
+
+fn leads_on(status: StatusCode) -> bool {
+    matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308)
+}
+
+fn check_redirect(from: &Url, to: &Url) -> Result<(), String> {
+    match (from.scheme(), to.scheme()) {
+        _ if !to.username().is_empty() || to.password().is_some() => {
+            Err("a redirect to an address with a password".into())
+        }
+        ("https", "http") => Err("a redirect from TLS to plain HTTP".into()),
+        (_, "http" | "https") => Ok(()),
+        (_, scheme) => Err(format!("a redirect to the scheme {scheme:?}")),
+    }
+}
+
+/// Whether two addresses have the same scheme, host and port: only then may credentials go from one to the other.
+pub(super) fn same_origin(a: &Url, b: &Url) -> bool {
+    a.scheme() == b.scheme() && a.host_str() == b.host_str() && a.port_or_known_default() == b.port_or_known_default()
+}
+
+fn set(headers: &mut HeaderMap, name: HeaderName, value: Option<&str>) {
+    if let Some(value) = value.and_then(|text| HeaderValue::from_str(text).ok()) {
+        headers.insert(name, value);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn redirects_lead_only_where_they_may() {
+        let check = |from: &str, to: &str| check_redirect(&from.parse().unwrap(), &to.parse().unwrap());
+        assert!(check("http://h/", "https://cdn/").is_ok());
+        assert!(check("http://h/", "http://cdn/").is_ok());
+        assert!(check("https://h/", "http://h/").is_err());
+        assert!(check("http://h/", "file:///etc/passwd").is_err());
+        assert!(check("https://h/", "https://u:p@cdn/").is_err());
+    }
+
+    #[test]
+    fn an_origin_is_scheme_host_and_port() {
+        let same = |a: &str, b: &str| same_origin(&a.parse().unwrap(), &b.parse().unwrap());
+        assert!(same("https://h/a", "https://h:443/b?c"));
+        assert!(!same("https://h/", "http://h/"));
+        assert!(!same("http://h:5000/", "http://h:5001/"));
+        assert!(!same("http://h/", "http://x.h/"));
+    }
+}

@@ -1,0 +1,115 @@
+//! One blob on its way: its ranges, its hasher, its place in the sink.
+
+use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::segments::Segments;
+use super::verify::{Verifier, lock};
+use crate::content::{Ingest, Provenance};
+use crate::error::Result;
+use crate::oci::{Descriptor, Digest};
+
+/// A blob that connections write and a hasher follows.
+pub(super) struct Active {
+    pub(super) descriptor: Descriptor,
+    pub(super) ingest: Box<dyn Ingest>,
+    pub(super) segments: Mutex<Segments>,
+    pub(super) verifier: Verifier,
+    /// Bytes that were there when this run began.
+    pub(super) resumed: u64,
+    moved: AtomicU64,
+    local: AtomicU64,
+    hosts: Mutex<Vec<Arc<str>>>,
+}
+
+/// What became of a blob whose bytes are all there.
+pub(super) enum Completion {
+    /// It is in its place; the last sync took this long.
+    Committed { syncing: Duration },
+    /// The digest did not agree; these ranges are suspect and were discarded.
+    Spoiled { found: Digest, ranges: Vec<Range<u64>>, from: Suspects },
+}
+
+/// Which bytes are suspect when the digest does not agree: the least that explains it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Suspects {
+    /// Those that are not what was written.
+    Disk,
+    /// Those that did not come from the registry.
+    Others,
+    /// All.
+    All,
+}
+
+impl Active {
+    /// A blob whose ingest holds what former runs left.
+    pub(super) fn new(descriptor: Descriptor, ingest: Box<dyn Ingest>) -> Active {
+        let held: Vec<Range<u64>> = ingest.stretches().into_iter().map(|stretch| stretch.range).collect();
+        let segments = Segments::new(descriptor.size, held);
+        Active {
+            resumed: descriptor.size - segments.unclaimed(),
+            segments: Mutex::new(segments),
+            descriptor,
+            ingest,
+            verifier: Verifier::default(),
+            moved: AtomicU64::new(0),
+            local: AtomicU64::new(0),
+            hosts: Mutex::default(),
+        }
+    }
+
+    /// Waits until every byte is there, verifies, and commits or discards what is suspect.
+    pub(super) async fn complete(&self) -> Result<Completion> {
+        let found = self.verifier.follow(&self.descriptor, &self.segments, self.ingest.as_ref()).await?;
+        if found == self.descriptor.digest {
+            let began = Instant::now();
+            self.ingest.commit().await?;
+            return Ok(Completion::Committed { syncing: began.elapsed() });
+        }
+        let (from, ranges) = self.suspects().await?;
+        self.ingest.discard(&ranges).await?;
+        Ok(Completion::Spoiled { found, ranges, from })
+    }
+
+    async fn suspects(&self) -> Result<(Suspects, Vec<Range<u64>>)> {
+        let spoiled = self.ingest.spoiled().await?;
+        if !spoiled.is_empty() {
+            return Ok((Suspects::Disk, spoiled));
+        }
+        let all = self.ingest.stretches();
+        let others: Vec<_> = all.iter().filter(|s| s.provenance != Provenance::Registry).collect();
+        if !others.is_empty() && others.len() < all.len() {
+            return Ok((Suspects::Others, others.into_iter().map(|s| s.range.clone()).collect()));
+        }
+        let from = if others.is_empty() { Suspects::All } else { Suspects::Others };
+        Ok((from, std::iter::once(0..self.descriptor.size).collect()))
+    }
+
+    /// Counts bytes that came.
+    pub(super) fn count(&self, provenance: Provenance, bytes: u64) {
+        let counter = if provenance == Provenance::Local { &self.local } else { &self.moved };
+        counter.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Bytes that came over a network, and from this machine.
+    pub(super) fn counted(&self) -> (u64, u64) {
+        (self.moved.load(Ordering::Relaxed), self.local.load(Ordering::Relaxed))
+    }
+
+    /// A shared copy of a host's name, so that an event for every piece costs no allocation.
+    pub(super) fn host_name(&self, host: &str) -> Arc<str> {
+        let mut hosts = lock(&self.hosts);
+        match hosts.iter().find(|known| ***known == *host) {
+            Some(known) => Arc::clone(known),
+            None => {
+                let name: Arc<str> = host.into();
+                hosts.push(Arc::clone(&name));
+                name
+            }
+        }
+    }
+}

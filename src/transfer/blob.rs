@@ -1,0 +1,189 @@
+//! What the schedule knows of one blob.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::AbortHandle;
+use tokio::time::Instant;
+
+use super::active::{Active, Suspects};
+use super::retry::Patience;
+use super::segments::ClaimId;
+use super::verify::lock;
+use super::{BlobPlan, Settings};
+use crate::content::{Access, Holding, Origin, Provenance};
+use crate::error::{Error, Result};
+use crate::oci::Digest;
+
+/// How often bytes of one blob may turn out to be wrong before it is given up.
+const SPOILED_LIMIT: u32 = 2;
+
+/// One blob of the plan and how far it is.
+pub(super) struct Blob {
+    pub(super) plan: BlobPlan,
+    pub(super) stage: Stage,
+    pub(super) origins: Vec<Candidate>,
+    pub(super) patience: Patience,
+    pub(super) connections: usize,
+    /// Its host sends everything whatever is asked for, so one connection is all it gets.
+    pub(super) no_ranges: bool,
+    not_before: Option<Instant>,
+    last_failure: Option<Instant>,
+    waits_for_other: bool,
+    spoiled: u32,
+    completion: Option<AbortHandle>,
+}
+
+/// How far a blob is.
+pub(super) enum Stage {
+    Waiting,
+    Beginning,
+    Active(Arc<Active>),
+    Done,
+    Failed,
+}
+
+/// An origin of a blob.
+pub(super) struct Candidate {
+    pub(super) origin: Arc<dyn Origin>,
+    /// It failed and is not asked again.
+    pub(super) left: bool,
+}
+
+impl Blob {
+    pub(super) fn new(plan: BlobPlan, settings: &Settings) -> Blob {
+        let origins = plan.origins.iter().map(|origin| Candidate { origin: Arc::clone(origin), left: false }).collect();
+        let stage = if plan.holding == Holding::Whole { Stage::Done } else { Stage::Waiting };
+        Blob {
+            plan,
+            stage,
+            origins,
+            patience: Patience::new(settings),
+            connections: 0,
+            no_ranges: false,
+            not_before: None,
+            last_failure: None,
+            waits_for_other: false,
+            spoiled: 0,
+            completion: None,
+        }
+    }
+
+    pub(super) fn may_begin(&self, now: Instant) -> bool {
+        matches!(self.stage, Stage::Waiting) && self.is_rested(now)
+    }
+
+    /// Whether one more connection may work on it.
+    pub(super) fn may_connect(&self, now: Instant, streams: usize) -> bool {
+        let Stage::Active(active) = &self.stage else { return false };
+        let most = if self.no_ranges || active.ingest.access() == Access::Sequential { 1 } else { streams };
+        self.connections < most && self.is_rested(now)
+    }
+
+    /// The origins that may be asked now: files of this machine before any network, what the registry and its mirrors
+    /// have before addresses out of a manifest.
+    pub(super) fn usable(&self) -> impl Iterator<Item = (usize, &Arc<dyn Origin>)> {
+        let rank = |candidate: &Candidate| match candidate.origin.provenance() {
+            Provenance::Local => 0,
+            Provenance::Mirror | Provenance::Registry => 1,
+            Provenance::Foreign => 2,
+        };
+        let open = || self.origins.iter().enumerate().filter(|(_, candidate)| !candidate.left);
+        let best = open().map(|(_, candidate)| rank(candidate)).min();
+        open().filter(move |(_, candidate)| Some(rank(candidate)) == best).map(|(i, c)| (i, &c.origin))
+    }
+
+    pub(super) fn unclaimed(&self) -> u64 {
+        match &self.stage {
+            Stage::Active(active) => lock(&active.segments).unclaimed(),
+            _ => 0,
+        }
+    }
+
+    /// A connection ended; what it did not bring is missing again.
+    pub(super) fn release(&mut self, claim: ClaimId) {
+        self.connections -= 1;
+        if let Stage::Active(active) = &self.stage {
+            lock(&active.segments).release(claim);
+            active.verifier.wake();
+        }
+    }
+
+    /// Whether a connection that began at `since` failed together with one whose failure is counted already.
+    pub(super) fn is_known_failure(&self, since: Instant) -> bool {
+        self.last_failure.is_some_and(|at| since <= at)
+    }
+
+    /// Its bytes are being verified by this task.
+    pub(super) fn is_followed_by(&mut self, task: AbortHandle) {
+        self.completion = Some(task);
+    }
+
+    /// It will not come. Returns what is to be saved of it.
+    pub(super) fn give_up(&mut self) -> Option<Arc<Active>> {
+        if let Some(task) = self.completion.take() {
+            task.abort();
+        }
+        match std::mem::replace(&mut self.stage, Stage::Failed) {
+            Stage::Active(active) => Some(active),
+            _ => None,
+        }
+    }
+
+    /// Nothing more happens to it.
+    pub(super) fn has_ended(&self) -> bool {
+        matches!(self.stage, Stage::Done | Stage::Failed)
+    }
+
+    pub(super) fn pause(&mut self, now: Instant, wait: Duration) {
+        self.last_failure = Some(now);
+        self.not_before = Some(now + wait);
+        if matches!(self.stage, Stage::Beginning) {
+            self.stage = Stage::Waiting;
+        }
+    }
+
+    /// Another process writes it: look again at `again`. Returns whether that is news.
+    pub(super) fn wait_for_other(&mut self, again: Instant) -> bool {
+        self.stage = Stage::Waiting;
+        self.not_before = Some(again);
+        !std::mem::replace(&mut self.waits_for_other, true)
+    }
+
+    /// Gives up an origin. Returns whether another one is left.
+    pub(super) fn leave(&mut self, origin: usize, settings: &Settings) -> bool {
+        self.origins[origin].left = true;
+        self.patience = Patience::new(settings);
+        self.origins.iter().any(|candidate| !candidate.left)
+    }
+
+    /// The digest did not agree and `ranges` were discarded: they are fetched again, if that has not happened before.
+    pub(super) fn spoiled(&mut self, found: &Digest, ranges: Vec<Range<u64>>, from: Suspects) -> Result<Arc<Active>> {
+        let mismatch = Error::digest_mismatch(self.source(), &self.plan.descriptor, found);
+        self.spoiled += 1;
+        let Stage::Active(active) = &self.stage else { return Err(mismatch) };
+        if self.spoiled >= SPOILED_LIMIT && from == Suspects::All {
+            return Err(mismatch);
+        }
+        if from == Suspects::Others {
+            let others = self.origins.iter_mut().filter(|c| c.origin.provenance() != Provenance::Registry);
+            others.for_each(|candidate| candidate.left = true);
+        }
+        if self.origins.iter().all(|candidate| candidate.left) {
+            return Err(mismatch);
+        }
+        for range in ranges {
+            lock(&active.segments).lose(range);
+        }
+        Ok(Arc::clone(active))
+    }
+
+    fn source(&self) -> &str {
+        self.origins.iter().find(|candidate| !candidate.left).map_or("", |candidate| candidate.origin.host())
+    }
+
+    fn is_rested(&self, now: Instant) -> bool {
+        self.not_before.is_none_or(|at| at <= now)
+    }
+}

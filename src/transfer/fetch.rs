@@ -1,0 +1,187 @@
+//! One connection: opens a range of one origin and writes what comes, until its claim is done or something breaks.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::StreamExt;
+use tokio::time::{Instant, timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::active::Active;
+use super::segments::ClaimId;
+use super::verify::lock;
+use crate::content::{Body, Origin};
+use crate::error::{Error, Fault, Result};
+use crate::event::{Cause, Event, Events};
+
+/// A connection that brings less than this, in bytes a second over a whole stall time, stands as good as still.
+const CRAWL: u64 = 1024;
+
+/// What one connection is to do.
+pub(super) struct Fetch {
+    pub(super) blob: Arc<Active>,
+    pub(super) claim: ClaimId,
+    pub(super) origin: Arc<dyn Origin>,
+    pub(super) stall: Duration,
+    pub(super) events: Events,
+    /// Counts the host's bytes.
+    pub(super) meter: Arc<AtomicU64>,
+    pub(super) gauge: Arc<Gauge>,
+}
+
+/// How one connection does, for whoever compares it with others.
+pub(super) struct Gauge {
+    /// When it began.
+    pub(super) since: Instant,
+    /// Bytes that it brought.
+    pub(super) moved: AtomicU64,
+    /// Ends it: what it has not brought is for others to fetch.
+    pub(super) cut: CancellationToken,
+}
+
+impl Gauge {
+    /// A connection that begins now.
+    pub(super) fn new() -> Arc<Gauge> {
+        Arc::new(Gauge { since: Instant::now(), moved: AtomicU64::new(0), cut: CancellationToken::new() })
+    }
+
+    /// Bytes a second since it began.
+    pub(super) fn rate(&self, now: Instant) -> f64 {
+        let seconds = now.saturating_duration_since(self.since).as_secs_f64();
+        self.moved.load(Ordering::Relaxed) as f64 / seconds.max(0.001)
+    }
+}
+
+/// How one connection ended.
+pub(super) enum End {
+    /// It brought all that it was asked for.
+    Complete,
+    /// The server does not honour ranges, and this connection would bring what others bring.
+    NoRanges,
+    /// Something broke.
+    Broken(Error),
+}
+
+/// What a connection leaves behind.
+pub(super) struct Fetched {
+    pub(super) end: End,
+    /// From the request to the answer's head, if it came.
+    pub(super) round_trip: Option<Duration>,
+    /// Bytes that came but were there already.
+    pub(super) wasted: u64,
+}
+
+impl Fetch {
+    /// Runs the connection. The claim stays with the caller, who releases it.
+    pub(super) async fn run(self) -> Fetched {
+        let mut fetched = Fetched { end: End::Complete, round_trip: None, wasted: 0 };
+        fetched.end = tokio::select! {
+            result = self.transfer(&mut fetched.round_trip, &mut fetched.wasted) => match result {
+                Ok(end) => end,
+                Err(error) => End::Broken(error),
+            },
+            () = self.gauge.cut.cancelled() => End::Broken(self.fault(Fault::Broken("far slower than others".into()))),
+        };
+        fetched
+    }
+
+    async fn transfer(&self, round_trip: &mut Option<Duration>, wasted: &mut u64) -> Result<End> {
+        let wanted = lock(&self.blob.segments).awaited(self.claim);
+        let asked = Instant::now();
+        let body = self.in_time(self.stall, self.origin.open(wanted.clone())).await??;
+        *round_trip = Some(asked.elapsed());
+        if body.start > wanted.start {
+            let why = format!("asked for bytes from {}, got them from {}", wanted.start, body.start);
+            return Err(self.fault(Fault::Protocol(why)));
+        }
+        if body.ranges == Some(false) && lock(&self.blob.segments).claims() > 1 {
+            return Ok(End::NoRanges);
+        }
+        self.receive(body, wasted).await
+    }
+
+    async fn receive(&self, mut body: Body, wasted: &mut u64) -> Result<End> {
+        let mut offset = body.start;
+        let mut window = (Instant::now(), 0);
+        while self.awaits_more(&body) {
+            let awaited = lock(&self.blob.segments).awaited(self.claim);
+            let Some(piece) = self.in_time(self.stall, body.bytes.next()).await? else {
+                return Err(self.fault(Fault::Length { got: offset, expected: awaited.end }));
+            };
+            let piece = piece?;
+            window.1 += piece.len() as u64;
+            *wasted += self.take(offset, piece.clone()).await?;
+            offset += piece.len() as u64;
+            self.check_crawl(&mut window)?;
+        }
+        Ok(End::Complete)
+    }
+
+    fn awaits_more(&self, body: &Body) -> bool {
+        let mut segments = lock(&self.blob.segments);
+        match body.ranges {
+            Some(false) => segments.extend(self.claim),
+            _ => !segments.awaited(self.claim).is_empty(),
+        }
+    }
+
+    /// Writes what of a piece is awaited; returns how many of its bytes were there already.
+    async fn take(&self, offset: u64, piece: Bytes) -> Result<u64> {
+        let awaited = lock(&self.blob.segments).awaited(self.claim);
+        let end = (offset + piece.len() as u64).min(awaited.end);
+        if end <= awaited.start {
+            self.lost(piece.len() as u64);
+            return Ok(piece.len() as u64);
+        }
+        let before = awaited.start.saturating_sub(offset);
+        let part = piece.slice(before as usize..(end - offset) as usize);
+        let count = part.len() as u64;
+        self.blob.ingest.write_at(awaited.start, part.clone(), self.origin.provenance()).await?;
+        self.blob.verifier.hand(awaited.start, part);
+        lock(&self.blob.segments).landed(self.claim, count);
+        self.blob.verifier.wake();
+        self.meter.fetch_add(count, Ordering::Relaxed);
+        self.gauge.moved.fetch_add(count, Ordering::Relaxed);
+        self.blob.count(self.origin.provenance(), count);
+        self.events.on(&Event::Bytes {
+            blob: self.blob.descriptor.digest.clone(),
+            count,
+            host: Arc::clone(&self.blob.host_name(self.origin.host())),
+            provenance: self.origin.provenance(),
+        });
+        if before > 0 {
+            self.lost(before);
+        }
+        Ok(before)
+    }
+
+    fn lost(&self, count: u64) {
+        self.blob.count(self.origin.provenance(), count);
+        let blob = self.blob.descriptor.digest.clone();
+        self.events.on(&Event::Lost { blob, count, cause: Cause::RangeIgnored });
+    }
+
+    /// A server that sends a byte now and then never stalls, and never ends either.
+    fn check_crawl(&self, window: &mut (Instant, u64)) -> Result<()> {
+        let length = window.0.elapsed();
+        if length < self.stall {
+            return Ok(());
+        }
+        if window.1 < CRAWL * length.as_secs() {
+            let why = format!("only {} bytes in {} s", window.1, length.as_secs());
+            return Err(self.fault(Fault::Broken(why)));
+        }
+        *window = (Instant::now(), 0);
+        Ok(())
+    }
+
+    async fn in_time<T>(&self, limit: Duration, work: impl Future<Output = T>) -> Result<T> {
+        timeout(limit, work).await.map_err(|_| self.fault(Fault::Stalled(limit)))
+    }
+
+    fn fault(&self, fault: Fault) -> Error {
+        Error::network(self.origin.host(), &self.blob.descriptor.digest, fault)
+    }
+}

@@ -1,0 +1,11 @@
+//! What the tests share.
+//!
+//! - [`images`]: images built in code, the same bytes in every run.
+//! - [`registry`]: a registry that records every request and misbehaves as it is told.
+//! - [`command`]: runs the `layerpull` binary in a clean environment.
+//! - [`peers`]: real registries and clients from the system's packages.
+
+pub mod command;
+pub mod images;
+pub mod peers;
+pub mod registry;

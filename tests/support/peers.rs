@@ -1,0 +1,240 @@
+//! Real registries and clients from the system's packages. One that is missing fails the test.
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::net::{Ipv4Addr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+
+use crate::images::Image;
+
+/// Longest start of a server.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The path of a program of the system. Panics, naming the package, when it is not installed.
+pub fn program(name: &str) -> PathBuf {
+    let paths = std::env::var_os("PATH").unwrap_or_default();
+    let folders = std::env::split_paths(&paths).chain([PathBuf::from("/usr/sbin"), PathBuf::from("/sbin")]);
+    let found = folders.map(|folder| folder.join(name)).find(|path| path.is_file());
+    found.unwrap_or_else(|| panic!("`{name}` is needed by this test: install the package of that name"))
+}
+
+/// How a peer's command ended.
+#[derive(Debug)]
+pub struct Finished {
+    pub stdout: String,
+    pub stderr: String,
+    pub success: bool,
+}
+
+impl Finished {
+    /// Panics with everything that was printed unless it went well; gives what stdout said.
+    #[track_caller]
+    pub fn ok(self) -> String {
+        assert!(self.success, "stdout:\n{}\nstderr:\n{}", self.stdout, self.stderr);
+        self.stdout
+    }
+}
+
+/// Runs a peer to its end.
+pub fn run<A: AsRef<std::ffi::OsStr>>(name: &str, args: impl IntoIterator<Item = A>) -> Finished {
+    finish(Command::new(program(name)).args(args))
+}
+
+fn finish(command: &mut Command) -> Finished {
+    let output = command.stdin(Stdio::null()).output().expect("the program runs");
+    Finished {
+        stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        success: output.status.success(),
+    }
+}
+
+/// `skopeo` with a trust policy that admits everything.
+pub fn skopeo<A: AsRef<std::ffi::OsStr>>(args: impl IntoIterator<Item = A>) -> Finished {
+    finish(Command::new(program("skopeo")).arg("--insecure-policy").args(args))
+}
+
+/// Podman with a store of its own.
+pub struct Podman {
+    dir: TempDir,
+}
+
+impl Default for Podman {
+    fn default() -> Self {
+        Podman::new()
+    }
+}
+
+impl Podman {
+    /// With an empty store.
+    pub fn new() -> Podman {
+        Podman { dir: tempfile::tempdir().expect("a temporary folder") }
+    }
+
+    /// Runs `podman` with `args`.
+    pub fn run<A: AsRef<std::ffi::OsStr>>(&self, args: impl IntoIterator<Item = A>) -> Finished {
+        let below = |name: &str| self.dir.path().join(name);
+        let mut command = Command::new(program("podman"));
+        command.args(["--storage-driver", "vfs", "--cgroup-manager", "cgroupfs", "--root"]).arg(below("root"));
+        command.arg("--runroot").arg(below("run")).arg("--tmpdir").arg(below("tmp"));
+        command.env("HOME", self.dir.path()).args(args);
+        finish(&mut command)
+    }
+}
+
+/// A port that was free a moment ago.
+pub fn free_port() -> u16 {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port on loopback");
+    listener.local_addr().expect("the listener's address").port()
+}
+
+/// A server that is ours. Ended when dropped.
+struct Server {
+    child: Child,
+    log: Arc<Mutex<Vec<String>>>,
+}
+
+impl Server {
+    /// Starts `command` and waits for `ready` in what it prints; `None` when it ended before.
+    fn start(command: &mut Command, ready: &'static str) -> Option<Server> {
+        let mut child =
+            command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it runs");
+        let log = Arc::new(Mutex::new(Vec::new()));
+        let (sender, started) = mpsc::channel();
+        follow(child.stdout.take().expect("a pipe"), log.clone(), ready, sender.clone());
+        follow(child.stderr.take().expect("a pipe"), log.clone(), ready, sender);
+        let server = Server { child, log };
+        started.recv_timeout(PATIENCE).ok().map(|()| server)
+    }
+}
+
+fn follow(
+    pipe: impl std::io::Read + Send + 'static,
+    log: Arc<Mutex<Vec<String>>>,
+    ready: &'static str,
+    started: mpsc::Sender<()>,
+) {
+    std::thread::spawn(move || {
+        for line in BufReader::new(pipe).lines().map_while(Result::ok) {
+            if line.contains(ready) {
+                // Nobody listens any more after the first time.
+                let _ = started.send(());
+            }
+            log.lock().expect("the log").push(line);
+        }
+    });
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // nginx takes its workers along only when it is asked to end; a server that has ended already is fine.
+        let _ = kill_process(Pid::from_child(&self.child), Signal::TERM);
+        let _ = self.child.wait();
+    }
+}
+
+/// distribution's registry, with its content in a temporary folder.
+pub struct DockerRegistry {
+    port: u16,
+    server: Server,
+    dir: TempDir,
+}
+
+impl DockerRegistry {
+    /// An empty registry without authentication.
+    pub fn start() -> DockerRegistry {
+        // Somebody else may take the port between our look and its bind.
+        (0..5).find_map(|_| DockerRegistry::try_start()).expect("docker-registry starts")
+    }
+
+    fn try_start() -> Option<DockerRegistry> {
+        let (port, dir) = (free_port(), tempfile::tempdir().expect("a temporary folder"));
+        let config = dir.path().join("config.yml");
+        let text = format!(
+            "version: 0.1\nlog:\n  level: info\nstorage:\n  filesystem:\n    rootdirectory: {}\n  delete:\n    enabled: true\n\
+             http:\n  addr: 127.0.0.1:{port}\n",
+            dir.path().join("data").display()
+        );
+        fs::write(&config, text).expect("a file in a temporary folder");
+        let mut command = Command::new(program("docker-registry"));
+        let server = Server::start(command.arg("serve").arg(&config), "listening on")?;
+        Some(DockerRegistry { port, server, dir })
+    }
+
+    /// `127.0.0.1:PORT`.
+    pub fn host(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    /// `127.0.0.1:PORT/repository:tag`.
+    pub fn name(&self, repository: &str, tag: &str) -> String {
+        format!("{}/{repository}:{tag}", self.host())
+    }
+
+    /// Pushes `image` with skopeo, all platforms, digests kept.
+    pub fn push(&self, repository: &str, tag: &str, image: &Image) {
+        let layout = tempfile::tempdir().expect("a temporary folder");
+        image.write_layout(layout.path(), "x");
+        let from = format!("oci:{}:x", layout.path().display());
+        let to = format!("docker://{}", self.name(repository, tag));
+        skopeo(["copy", "--all", "--preserve-digests", "--dest-tls-verify=false", &from, &to]).ok();
+    }
+
+    /// The lines of its access log so far, in the common log format of web servers.
+    pub fn access_log(&self) -> Vec<String> {
+        self.server.log.lock().expect("the log").iter().filter(|line| line.contains("HTTP/1.1\"")).cloned().collect()
+    }
+
+    /// How many requests of `method` with `part` in their path it has logged.
+    pub fn count(&self, method: &str, part: &str) -> usize {
+        let start = format!("\"{method} ");
+        self.access_log().iter().filter(|line| line.contains(&start) && line.contains(part)).count()
+    }
+
+    /// Where its blobs lie.
+    pub fn data(&self) -> PathBuf {
+        self.dir.path().join("data")
+    }
+}
+
+/// nginx, serving the files of a folder.
+pub struct Nginx {
+    port: u16,
+    _server: Server,
+    _dir: TempDir,
+}
+
+impl Nginx {
+    /// Serves `root`; `extra` goes into its `server` block.
+    pub fn start(root: &Path, extra: &str) -> Nginx {
+        (0..5).find_map(|_| Nginx::try_start(root, extra)).expect("nginx starts")
+    }
+
+    fn try_start(root: &Path, extra: &str) -> Option<Nginx> {
+        let (port, dir) = (free_port(), tempfile::tempdir().expect("a temporary folder"));
+        let temp = dir.path().display();
+        let text = format!(
+            "daemon off; worker_processes 1; pid {temp}/pid; error_log stderr notice; events {{}}\nhttp {{ access_log off; \
+             client_body_temp_path {temp}/a; proxy_temp_path {temp}/b; fastcgi_temp_path {temp}/c; uwsgi_temp_path {temp}/d; \
+             scgi_temp_path {temp}/e;\nserver {{ listen 127.0.0.1:{port}; root {}; {extra} }} }}\n",
+            root.display()
+        );
+        let config = dir.path().join("nginx.conf");
+        fs::write(&config, text).expect("a file in a temporary folder");
+        let mut command = Command::new(program("nginx"));
+        let server = Server::start(command.arg("-p").arg(dir.path()).arg("-c").arg(&config), "start worker process ")?;
+        Some(Nginx { port, _server: server, _dir: dir })
+    }
+
+    /// `127.0.0.1:PORT`.
+    pub fn host(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+}
