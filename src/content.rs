@@ -3,6 +3,8 @@
 //! An image is a graph of descriptors, and every command copies the missing part of such a graph from a [`Source`]
 //! to a [`Sink`]. A blob travels as ranges: each range is read from an [`Origin`] and written into an [`Ingest`].
 
+pub mod file;
+
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;

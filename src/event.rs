@@ -100,6 +100,20 @@ pub enum Event {
         /// How it got there.
         how: Arrival,
     },
+    /// Blobs that are here are read again, to see whether they are still what their digests name.
+    Checking {
+        /// How many blobs.
+        blobs: usize,
+        /// Their sizes in bytes, summed.
+        bytes: u64,
+    },
+    /// One of them was read.
+    Checked {
+        /// The blob.
+        blob: Digest,
+        /// Its size in bytes.
+        size: u64,
+    },
     /// Something that a person should know; nothing failed.
     Warning {
         /// The text; may come from a server.

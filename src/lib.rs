@@ -8,6 +8,7 @@
 //! - [`transfer`]: makes a plan and executes it: blobs and ranges in parallel, resumed, verified.
 //! - [`registry`]: a registry as a source: requests, tokens, credentials.
 //! - [`store`]: an OCI image layout on disk as source and sink.
+//! - [`local`]: other image layouts on this machine, as origins of blobs.
 //! - [`serve`]: the store as a registry over HTTP.
 //! - [`event`] and [`error`]: what happened, and what can go wrong.
 //! - [`cli`]: the commands.
@@ -17,6 +18,7 @@ pub mod cli;
 pub mod content;
 pub mod error;
 pub mod event;
+pub mod local;
 pub mod oci;
 pub mod registry;
 pub mod serve;

@@ -3,8 +3,9 @@
 use layerpull::oci::{Digest, Manifest};
 use reqwest::StatusCode;
 use reqwest::header::{AUTHORIZATION, CONTENT_RANGE, LOCATION, RANGE, WWW_AUTHENTICATE};
+use support::command::Layerpull;
 use support::images::{Blob, Image};
-use support::peers::{self, DockerRegistry};
+use support::peers::{self, DockerRegistry, Nginx};
 use support::registry::{
     Auth, Bearer, Cut, Elsewhere, Fault, Gate, Lifetime, Redirect, Registry, Reply, Stall, Times, When,
 };
@@ -184,4 +185,21 @@ fn skopeo_takes_the_same_digests_from_it_as_from_a_real_registry() {
         assert_eq!(&Digest::of(raw.as_bytes()), image.digest(), "{name}");
     }
     assert!(real.count("PUT", "/manifests/1") >= 1);
+}
+
+#[tokio::test]
+async fn nginx_serves_a_folder() {
+    let root = tempfile::tempdir().unwrap();
+    std::fs::write(root.path().join("blob"), "0123456789").unwrap();
+    let nginx = Nginx::start(root.path(), "limit_rate 1m;");
+    let request = client().get(format!("http://{}/blob", nginx.host())).header(RANGE, "bytes=2-4");
+    let answer = request.send().await.unwrap();
+    assert_eq!(answer.status(), StatusCode::PARTIAL_CONTENT);
+    assert_eq!(answer.text().await.unwrap(), "234");
+}
+
+#[test]
+fn the_command_runs_and_its_output_is_collected() {
+    let output = Layerpull::new().arg("--version").run().success();
+    assert_eq!(output.stderr, "");
 }

@@ -200,13 +200,13 @@ fn causes(error: &reqwest::Error) -> String {
 
 /// Only what happens while connecting: later a broken record is a broken connection.
 fn is_tls(error: &reqwest::Error) -> bool {
-    let mut next = error.is_connect().then_some(error as &(dyn std::error::Error + 'static));
-    while let Some(cause) = next {
-        let inner = cause.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
-        if inner.is_some_and(|e| e.is::<rustls::Error>()) || cause.is::<rustls::Error>() {
-            return true;
-        }
-        next = cause.source();
-    }
-    false
+    error.is_connect() && comes_from_tls(error)
+}
+
+/// An `io::Error` hides the error that it wraps from `source`.
+fn comes_from_tls(error: &(dyn std::error::Error + 'static)) -> bool {
+    let wrapped = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+    error.is::<rustls::Error>()
+        || wrapped.is_some_and(|inner| comes_from_tls(inner))
+        || error.source().is_some_and(comes_from_tls)
 }

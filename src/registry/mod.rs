@@ -34,6 +34,7 @@ pub use answer::RateLimit;
 use auth::Access;
 pub use credentials::Credential;
 use credentials::Credentials;
+use credentials::files::normalise;
 pub use credentials::login::Kept;
 use credentials::login::{forget, keep};
 pub use environment::Environment;
@@ -162,16 +163,16 @@ impl Registry {
     /// # Errors
     /// As [`Registry::tags`]; many registries refuse this to everybody.
     pub async fn catalog(&self, host: &str) -> Result<Vec<String>> {
-        lists::catalog(&self.session(host)).await
+        lists::catalog(&self.session(&normalise(host))).await
     }
 
-    /// Proves `credential` to the registry `host`, then keeps it where credentials of that registry are kept.
+    /// Proves `credential` to the registry `host` (a host, or a URL as docker takes it), then keeps it where credentials of that registry are kept.
     ///
     /// # Errors
     /// `Unauthorized` when the registry refuses it, or why it could not be asked; `Store`, `Refused` or `Usage` when
     /// it cannot be kept.
     pub async fn login(&self, host: &str, credential: Credential) -> Result<Kept> {
-        let options = &self.shared.options;
+        let (host, options) = (&normalise(host), &self.shared.options);
         let given = Credentials::new(options.environment.clone(), None, Some(credential.clone()));
         let session = Session::new(self.shared.http.clone(), Host::new(host, options), Arc::new(given));
         let answer = session.send(&Ask::get("/v2/", Access::default(), "the login")).await?;
@@ -187,7 +188,7 @@ impl Registry {
     /// `Store`, `Refused` or `Usage` when a file or helper cannot be changed.
     pub async fn logout(&self, host: &str) -> Result<Vec<Kept>> {
         let options = &self.shared.options;
-        forget(&options.environment, options.authfile.as_deref(), host).await
+        forget(&options.environment, options.authfile.as_deref(), &normalise(host)).await
     }
 
     /// How many requests the registry `host` still allows, if an answer has told.

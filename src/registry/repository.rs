@@ -159,11 +159,13 @@ impl Source for Repository {
         Ok(raw)
     }
 
+    /// The addresses of a descriptor count only for layers that registries may not hold: a manifest must not make us ask
+    /// any host for any layer.
     fn origins(&self, blob: &Descriptor) -> Vec<Arc<dyn Origin>> {
         let own: Arc<dyn Origin> = Arc::new(BlobOrigin::new(self.session.clone(), &self.repository, blob));
         let http = self.session.http();
-        let foreign =
-            blob.urls.iter().take(MAX_FOREIGN_URLS).filter_map(|url| ForeignOrigin::new(http.clone(), url, blob));
+        let urls = blob.urls.iter().take(if blob.media_type.is_foreign() { MAX_FOREIGN_URLS } else { 0 });
+        let foreign = urls.filter_map(|url| ForeignOrigin::new(http.clone(), url, blob));
         std::iter::once(own).chain(foreign.map(|origin| Arc::new(origin) as Arc<dyn Origin>)).collect()
     }
 

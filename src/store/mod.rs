@@ -1,1 +1,273 @@
-//! To come.
+//! An OCI image layout on disk, as source and as sink.
+//!
+//! The layout is the one that skopeo and podman read (OCI image-spec, `image-layout.md`): `oci-layout`, `index.json`
+//! and `blobs/`. What only we need is in `.layerpull/`: partial blobs with their journals, locks, and records of what
+//! was verified.
+//!
+//! - `layout`: the files, and how they get to the disk.
+//! - `partial`, `stretches`, `journal`: a blob on its way in.
+//! - `verified`: which blobs need no second hashing.
+//! - `index`: the names.
+//! - `graph`: what a name needs.
+//! - `source`, `sink`: the store as a place.
+//! - `images`, `layers`: what is here, for people.
+//! - `collect` removes what nobody needs, `verify` finds what is damaged, `read` hashes what it hands out.
+
+mod check;
+mod collect;
+mod graph;
+mod images;
+mod index;
+mod journal;
+mod layers;
+mod layout;
+mod lock;
+mod partial;
+mod read;
+mod scan;
+mod sink;
+mod source;
+mod stretches;
+mod verified;
+mod verify;
+
+use std::io;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use crate::content::file::Folder;
+use crate::error::{Error, Result};
+use crate::event::{Events, Silent};
+use crate::oci::{Algorithm, Descriptor, Reference};
+
+pub use collect::{Collect, Collected, Effect, Spare};
+pub use images::StoredImage;
+pub use index::{IMAGE_NAME, MEDIA_TYPE, PLATFORMS, REF_NAME};
+pub use layers::{Layer, Stack};
+pub use verify::{Broken, Damage};
+
+use index::{IndexFile, Written};
+use layout::Paths;
+use lock::{Lock, Mode, Wait};
+use verified::Verified;
+
+/// How long the index may be locked by others; they hold it for one write.
+const INDEX_PATIENCE: Duration = Duration::from_secs(60);
+/// How long a `gc` of another process is waited for.
+const SHARE_PATIENCE: Duration = Duration::from_secs(600);
+/// How often an index is read again because a foreign tool wrote it.
+const MAX_OUTRUN: usize = 100;
+
+/// An image layout on disk. A cheap clone over shared state; several processes may use one layout at the same time.
+#[derive(Clone)]
+pub struct Store {
+    disk: Arc<Disk>,
+    events: Events,
+    cancel: CancellationToken,
+}
+
+/// What the clones of a store share.
+#[derive(Debug)]
+struct Disk {
+    paths: Paths,
+    verified: Verified,
+    boot: u64,
+    created: AtomicBool,
+    sync_nanos: AtomicU64,
+    folders: [FolderSync; 3],
+}
+
+/// One sync of a folder serves everybody who changed the folder before it began.
+#[derive(Debug, Default)]
+struct FolderSync {
+    changed: AtomicU64,
+    synced: Mutex<u64>,
+}
+
+/// The right to plan against a store and read from it: while it is held, nothing is collected.
+#[derive(Debug)]
+#[must_use = "the store is shared only while this is held"]
+pub struct Shared {
+    _lock: Option<Lock>,
+}
+
+impl Store {
+    /// Opens the layout at `root`. One that is not there is made by the first write.
+    ///
+    /// # Errors
+    /// `Invalid` when the folder holds something else, or a layout of an unknown version; `Store` when it cannot be read.
+    pub fn open(root: &Path) -> Result<Store> {
+        let root = std::path::absolute(root).map_err(Error::store("find", root))?;
+        let paths = Paths { root };
+        paths.check()?;
+        let disk = Disk {
+            verified: Verified::new(paths.verified()),
+            paths,
+            boot: journal::boot(),
+            created: AtomicBool::new(false),
+            sync_nanos: AtomicU64::new(0),
+            folders: Default::default(),
+        };
+        Ok(Store { disk: Arc::new(disk), events: Arc::new(Silent), cancel: CancellationToken::new() })
+    }
+
+    /// The same store, which tells `events` what it waits for and ends its waits on `cancel`.
+    pub fn observed(&self, events: Events, cancel: CancellationToken) -> Store {
+        Store { disk: self.disk.clone(), events, cancel }
+    }
+
+    /// Where it is.
+    pub fn root(&self) -> &Path {
+        &self.disk.paths.root
+    }
+
+    /// How long the last syncs of committed blobs took, summed over blobs.
+    pub fn sync_time(&self) -> Duration {
+        Duration::from_nanos(self.disk.sync_nanos.load(Ordering::Relaxed))
+    }
+
+    /// Keeps others from collecting while something is read. Makes no store that is not there.
+    ///
+    /// # Errors
+    /// `Store` when a `gc` holds the store for more than ten minutes, `Interrupted`.
+    pub async fn share(&self) -> Result<Shared> {
+        match self.share_lock().await {
+            Ok(lock) => Ok(Shared { _lock: Some(lock) }),
+            // A store that is not there, or a layout of others that we may only read: nothing to guard.
+            Err(Error::Store { source, .. })
+                if matches!(
+                    source.kind(),
+                    io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem
+                ) =>
+            {
+                Ok(Shared { _lock: None })
+            }
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Keeps others from collecting from the plan to the tag. Makes the store if it is not there.
+    ///
+    /// # Errors
+    /// As [`Store::share`], and when the store cannot be made.
+    pub async fn share_to_write(&self) -> Result<Shared> {
+        self.disk.create()?;
+        Ok(Shared { _lock: Some(self.share_lock().await?) })
+    }
+
+    async fn share_lock(&self) -> Result<Lock> {
+        let wait = self.waiting("the store, which is being collected", SHARE_PATIENCE);
+        lock::lock(&self.disk.paths.lock("store"), Mode::Shared, wait).await
+    }
+
+    fn waiting<'a>(&'a self, what: &'a str, limit: Duration) -> Wait<'a> {
+        Wait { events: &self.events, cancel: &self.cancel, limit, what }
+    }
+
+    /// Removes a name. Its blobs stay until [`Store::collect`].
+    ///
+    /// # Errors
+    /// `NotFound` when nothing goes by this name.
+    pub async fn remove(&self, name: &Reference) -> Result<Descriptor> {
+        let found = self.find(name)?;
+        let text = index::kept_name(name);
+        let digest = found.digest.clone();
+        let gone = move |entry: &index::Entry| entry.is_named(&text) && entry.descriptor.digest == digest;
+        self.change_index(move |index| {
+            let gone: Vec<_> = index.entries().into_iter().filter(&gone).collect();
+            index.drop_entries(&gone);
+        })
+        .await?;
+        Ok(found)
+    }
+
+    /// The entry of this name.
+    fn find(&self, name: &Reference) -> Result<Descriptor> {
+        let named = IndexFile::read(&self.disk.paths)?.named(&index::kept_name(name));
+        let fits = |entry: &&index::Entry| name.digest().is_none_or(|digest| entry.descriptor.digest == *digest);
+        match named.iter().find(fits) {
+            Some(entry) => Ok(entry.descriptor.clone()),
+            None => Err(self.not_found(name)),
+        }
+    }
+
+    fn not_found(&self, what: impl ToString) -> Error {
+        Error::NotFound { what: what.to_string(), place: self.root().display().to_string(), why: String::new() }
+    }
+
+    /// Changes the index under its lock: read, changed, written, and again if a foreign tool was faster.
+    async fn change_index(&self, change: impl Fn(&mut IndexFile) + Send + 'static) -> Result<()> {
+        self.disk.create()?;
+        let wait = self.waiting("the index of the store", INDEX_PATIENCE);
+        let lock = lock::lock(&self.disk.paths.lock("index"), Mode::Exclusive, wait).await?;
+        let disk = self.disk.clone();
+        off(move || {
+            let _lock = lock;
+            for _ in 0..MAX_OUTRUN {
+                let mut index = IndexFile::read(&disk.paths)?;
+                change(&mut index);
+                if index.write(&disk.paths)? == Written::Done {
+                    return Ok(());
+                }
+            }
+            let busy = io::Error::other("another program writes it all the time");
+            Err(Error::store("write", disk.paths.index())(busy))
+        })
+        .await
+    }
+}
+
+impl Disk {
+    /// Makes the layout, once a process.
+    fn create(&self) -> Result<()> {
+        if self.created.load(Ordering::Acquire) && self.paths.marker().exists() {
+            return Ok(());
+        }
+        self.paths.create()?;
+        self.created.store(true, Ordering::Release);
+        Ok(())
+    }
+
+    fn folder(&self) -> Result<Option<Folder>> {
+        self.paths.folder()
+    }
+
+    /// Makes the names of blobs durable that were put in place before.
+    fn sync_blobs(&self, algorithm: Algorithm) -> Result<()> {
+        let sync = &self.folders[algorithm as usize];
+        let ours = sync.changed.fetch_add(1, Ordering::AcqRel) + 1;
+        let mut synced = sync.synced.lock().unwrap_or_else(PoisonError::into_inner);
+        if *synced >= ours {
+            return Ok(());
+        }
+        let covered = sync.changed.load(Ordering::Acquire);
+        let folder = self.paths.blobs().join(algorithm.as_str());
+        layout::sync_folder(&folder).map_err(Error::store("sync", &folder))?;
+        *synced = covered;
+        Ok(())
+    }
+
+    fn count_sync(&self, time: Duration) {
+        self.sync_nanos.fetch_add(time.as_nanos() as u64, Ordering::Relaxed);
+    }
+}
+
+/// Runs work that waits for the disk off the async threads.
+async fn off<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(e) if e.is_panic() => std::panic::resume_unwind(e.into_panic()),
+        // The runtime is shutting down.
+        Err(_) => Err(Error::Interrupted),
+    }
+}
+
+impl std::fmt::Debug for Store {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Store").field("root", &self.disk.paths.root).finish_non_exhaustive()
+    }
+}

@@ -220,8 +220,10 @@ impl Nginx {
     fn try_start(root: &Path, extra: &str) -> Option<Nginx> {
         let (port, dir) = (free_port(), tempfile::tempdir().expect("a temporary folder"));
         let temp = dir.path().display();
+        // Its workers would else be another user, who may not look into our temporary folders.
+        let user = if rustix::process::getuid().is_root() { "user root;" } else { "" };
         let text = format!(
-            "daemon off; worker_processes 1; pid {temp}/pid; error_log stderr notice; events {{}}\nhttp {{ access_log off; \
+            "daemon off; {user} worker_processes 1; pid {temp}/pid; error_log stderr notice; events {{}}\nhttp {{ access_log off; \
              client_body_temp_path {temp}/a; proxy_temp_path {temp}/b; fastcgi_temp_path {temp}/c; uwsgi_temp_path {temp}/d; \
              scgi_temp_path {temp}/e;\nserver {{ listen 127.0.0.1:{port}; root {}; {extra} }} }}\n",
             root.display()

@@ -135,7 +135,7 @@ fn no_excerpt(error: &serde_json::Error) -> String {
 }
 
 /// A key as a registry or namespace: `https://h/v1/` is `h`, and every spelling of Docker Hub is one.
-pub(super) fn normalise(key: &str) -> String {
+pub(in crate::registry) fn normalise(key: &str) -> String {
     let bare = key.strip_prefix("https://").or_else(|| key.strip_prefix("http://"));
     let (host, path) = bare.unwrap_or(key).split_once('/').unwrap_or((bare.unwrap_or(key), ""));
     let host = if matches!(host, "index.docker.io" | "registry-1.docker.io") { DOCKER_HUB } else { host };

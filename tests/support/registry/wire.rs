@@ -156,6 +156,8 @@ async fn send(
     }
     log.update(request.number, |r| r.status = answer.status);
     stream.write_all(answer.head(closes).as_bytes()).await?;
+    // TLS may keep back what the socket did not take at once.
+    stream.flush().await?;
     if request.method == "HEAD" || answer.status == 304 {
         return Ok(None);
     }
@@ -179,15 +181,21 @@ async fn send_body(stream: &mut impl Stream, number: usize, answer: &Answer, log
             break;
         }
         let piece = answer.read(at, piece(answer, at));
-        send_piece(stream, &piece, answer.framing).await?;
-        at += piece.len() as u64;
-        log.update(number, |r| r.sent = at);
+        // Counted before the client can see them, so that whoever has received all finds all counted.
+        let sent = at + piece.len() as u64;
+        log.update(number, |r| r.sent = sent);
+        if let Err(error) = send_piece(stream, &piece, answer.framing).await {
+            log.update(number, |r| r.sent = at);
+            return Err(error);
+        }
+        at = sent;
         if let Some(rate) = answer.rate {
             tokio::time::sleep(Duration::from_secs_f64(piece.len() as f64 / rate as f64)).await;
         }
     }
     if answer.framing == Framing::Chunked {
         stream.write_all(b"0\r\n\r\n").await?;
+        stream.flush().await?;
     }
     Ok(None)
 }
@@ -204,11 +212,13 @@ fn piece(answer: &Answer, at: u64) -> u64 {
 
 async fn send_piece(stream: &mut impl Stream, piece: &[u8], framing: Framing) -> io::Result<()> {
     if framing != Framing::Chunked {
-        return stream.write_all(piece).await;
+        stream.write_all(piece).await?;
+        return stream.flush().await;
     }
     stream.write_all(format!("{:x}\r\n", piece.len()).as_bytes()).await?;
     stream.write_all(piece).await?;
-    stream.write_all(b"\r\n").await
+    stream.write_all(b"\r\n").await?;
+    stream.flush().await
 }
 
 async fn read_request(stream: &mut impl Stream, buffer: &mut Vec<u8>) -> io::Result<Option<Request>> {

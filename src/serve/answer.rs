@@ -1,0 +1,266 @@
+//! From a request to its answer.
+
+use std::sync::Arc;
+
+use futures::future::BoxFuture;
+use http::header::{self, HeaderName, HeaderValue};
+use http::{Method, Response, StatusCode};
+use hyper::body::Incoming;
+use serde_json::json;
+
+use super::Access;
+use super::body::{self, Body, full};
+use super::failure::Failure;
+use super::graph::Graphs;
+use super::names::{Names, Repository, page};
+use super::range::{Wanted, wanted};
+use super::routes::{self, Endpoint, Page, Request, Selector};
+use crate::content::Source;
+use crate::error::Result;
+use crate::oci::{Descriptor, Digest, MediaType, Reference};
+
+const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
+const FILTERS_APPLIED: HeaderName = HeaderName::from_static("oci-filters-applied");
+const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api-version");
+
+/// The names that the content has now, each with its root.
+pub type Listing = Arc<dyn Fn() -> BoxFuture<'static, Result<Vec<(Reference, Descriptor)>>> + Send + Sync>;
+
+/// What is served.
+#[derive(Clone)]
+pub struct Content {
+    /// Where manifests and blobs are read.
+    pub source: Arc<dyn Source>,
+    /// Asked at every request, so that what was pulled a moment ago is served.
+    pub listing: Listing,
+}
+
+/// Answers requests.
+pub(super) struct Answers {
+    pub(super) content: Content,
+    pub(super) access: Access,
+    pub(super) graphs: Graphs,
+}
+
+impl Answers {
+    pub(super) async fn answer(&self, request: http::Request<Incoming>) -> Response<Body> {
+        let mut response = match self.try_answer(&request).await {
+            Ok(response) => response,
+            Err(failure) => failure.into_response(),
+        };
+        tracing::debug!(status = response.status().as_u16(), "{} {}", request.method(), request.uri());
+        response.headers_mut().insert(API_VERSION, HeaderValue::from_static("registry/2.0"));
+        response
+    }
+
+    async fn try_answer(&self, request: &http::Request<Incoming>) -> Result<Response<Body>, Failure> {
+        if !self.access.admits(request.headers()) {
+            return Err(Failure::unauthorized());
+        }
+        if !matches!(*request.method(), Method::GET | Method::HEAD) {
+            return Err(Failure::read_only());
+        }
+        let Request { endpoint, namespace } = routes::parse(request.uri())?;
+        if endpoint == Endpoint::Ping {
+            return Ok(json_answer(json!({}), "application/json"));
+        }
+        let names = self.names().await?;
+        let find = |name: &str| names.find(name, namespace.as_deref());
+        match endpoint {
+            Endpoint::Ping => Ok(json_answer(json!({}), "application/json")),
+            Endpoint::Catalog(page) => Ok(catalog(&names, &page)),
+            Endpoint::Tags { name, page } => Ok(tags(&name, find(&name)?, &page)),
+            Endpoint::Manifest { name, selector } => self.manifest(find(&name)?, selector, request).await,
+            Endpoint::Blob { name, digest } => self.blob(find(&name)?, &digest, request).await,
+            Endpoint::Referrers { name, digest, artifact_type, page } => {
+                find(&name)?;
+                self.referrers(&name, &digest, artifact_type.as_deref(), &page).await
+            }
+        }
+    }
+
+    async fn names(&self) -> Result<Names, Failure> {
+        let listed = (self.content.listing)().await;
+        listed.map(Names::of).map_err(|error| Failure::from_store(error, Failure::store()))
+    }
+
+    async fn manifest(
+        &self,
+        repository: &Repository,
+        selector: Selector,
+        request: &http::Request<Incoming>,
+    ) -> Result<Response<Body>, Failure> {
+        let found = match &selector {
+            Selector::Tag(tag) => repository.tags.get(tag).cloned(),
+            Selector::Digest(digest) => self.below(repository, digest).await?,
+        };
+        let descriptor = found.ok_or_else(|| Failure::manifest_unknown(selector))?;
+        let unknown = || Failure::manifest_unknown(&descriptor.digest);
+        if !descriptor.media_type.is_manifest() {
+            return Err(unknown());
+        }
+        if is_held(request, &descriptor.digest) {
+            return Ok(not_modified(&descriptor.digest));
+        }
+        let read = self.content.source.manifest(&descriptor).await;
+        let manifest = read.map_err(|error| Failure::from_store(error, unknown()))?;
+        let length = manifest.bytes.len() as u64;
+        let mut response = Response::new(full(manifest.bytes));
+        describe(&mut response, &manifest.digest, manifest.media_type.as_str(), length);
+        Ok(response)
+    }
+
+    /// The descriptor of what `digest` names below the repository's images.
+    async fn below(&self, repository: &Repository, digest: &Digest) -> Result<Option<Descriptor>, Failure> {
+        let found = self.graphs.find(&*self.content.source, &repository.roots, digest).await;
+        found.map_err(|error| Failure::from_store(error, Failure::store()))
+    }
+
+    async fn blob(
+        &self,
+        repository: &Repository,
+        digest: &Digest,
+        request: &http::Request<Incoming>,
+    ) -> Result<Response<Body>, Failure> {
+        let blob = self.below(repository, digest).await?.ok_or_else(|| Failure::blob_unknown(digest))?;
+        if is_held(request, digest) {
+            return Ok(not_modified(digest));
+        }
+        let range = request.headers().get(header::RANGE).filter(|_| if_range_holds(request, digest));
+        let wanted = wanted(range.and_then(|value| value.to_str().ok()), blob.size);
+        if wanted == Wanted::Outside {
+            return Ok(unsatisfiable(blob.size));
+        }
+        let range = match &wanted {
+            Wanted::Part(range) => range.clone(),
+            _ => 0..blob.size,
+        };
+        // Read before the head goes out, so that a blob that is not there is a 404; also for HEAD.
+        let mut response = Response::new(self.bytes(&blob, range.clone()).await?);
+        describe(&mut response, digest, "application/octet-stream", range.end - range.start);
+        response.headers_mut().insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+        if wanted != Wanted::Whole {
+            *response.status_mut() = StatusCode::PARTIAL_CONTENT;
+            let part = format!("bytes {}-{}/{}", range.start, range.end - 1, blob.size);
+            response.headers_mut().insert(header::CONTENT_RANGE, value(part));
+        }
+        Ok(response)
+    }
+
+    async fn bytes(&self, blob: &Descriptor, range: std::ops::Range<u64>) -> Result<Body, Failure> {
+        let unknown = || Failure::blob_unknown(&blob.digest);
+        let origin = self.content.source.origins(blob).into_iter().next().ok_or_else(unknown)?;
+        if range.is_empty() {
+            return Ok(full(""));
+        }
+        let opened = origin.open(range.clone()).await.map_err(|error| Failure::from_store(error, unknown()))?;
+        match opened.start == range.start {
+            false => Err(Failure::store()),
+            true if range == (0..blob.size) => Ok(body::verified(opened, blob.clone(), self.content.source.place())),
+            true => Ok(body::part(opened)),
+        }
+    }
+
+    async fn referrers(
+        &self,
+        name: &str,
+        subject: &Digest,
+        artifact_type: Option<&str>,
+        wanted: &Page,
+    ) -> Result<Response<Body>, Failure> {
+        let found = self.content.source.referrers(subject).await;
+        let mut found = found.map_err(|error| Failure::from_store(error, Failure::store()))?;
+        found.retain(|d| artifact_type.is_none_or(|wanted| d.artifact_type.as_deref() == Some(wanted)));
+        let by_digest: std::collections::BTreeMap<_, _> =
+            found.into_iter().map(|d| (d.digest.to_string(), d)).collect();
+        let (taken, more) = page(by_digest.keys(), wanted);
+        let manifests: Vec<_> = taken.iter().map(|digest| &by_digest[*digest]).collect();
+        let index = json!({"schemaVersion": 2, "mediaType": MediaType::OCI_INDEX, "manifests": manifests});
+        let filter = artifact_type.map(|t| ("artifactType", t));
+        let next = next(&format!("{name}/referrers/{subject}"), &taken, more.then_some(wanted), filter);
+        let mut response = json_answer(index, MediaType::OCI_INDEX);
+        link(&mut response, next);
+        if artifact_type.is_some() {
+            response.headers_mut().insert(FILTERS_APPLIED, HeaderValue::from_static("artifactType"));
+        }
+        Ok(response)
+    }
+}
+
+fn catalog(names: &Names, wanted: &Page) -> Response<Body> {
+    let all = names.paths();
+    let (taken, more) = page(all.iter(), wanted);
+    let mut response = json_answer(json!({"repositories": taken}), "application/json");
+    link(&mut response, next("_catalog", &taken, more.then_some(wanted), None));
+    response
+}
+
+fn tags(name: &str, repository: &Repository, wanted: &Page) -> Response<Body> {
+    let (taken, more) = page(repository.tags.keys(), wanted);
+    let mut response = json_answer(json!({"name": name, "tags": taken}), "application/json");
+    link(&mut response, next(&format!("{name}/tags/list"), &taken, more.then_some(wanted), None));
+    response
+}
+
+/// The address of the page behind `taken`, if there is one.
+fn next(path: &str, taken: &[&String], page: Option<&Page>, filter: Option<(&str, &str)>) -> Option<String> {
+    let (page, last) = (page?, taken.last()?);
+    let mut query = url::form_urlencoded::Serializer::new(String::new());
+    query.extend_pairs(filter).append_pair("n", &page.count.to_string()).append_pair("last", last);
+    Some(format!("</v2/{path}?{}>; rel=\"next\"", query.finish()))
+}
+
+fn link(response: &mut Response<Body>, next: Option<String>) {
+    if let Some(next) = next {
+        response.headers_mut().insert(header::LINK, value(next));
+    }
+}
+
+fn json_answer(json: serde_json::Value, media_type: &'static str) -> Response<Body> {
+    let mut response = Response::new(full(json.to_string()));
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(media_type));
+    response
+}
+
+fn describe(response: &mut Response<Body>, digest: &Digest, media_type: &str, length: u64) {
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, value(media_type));
+    headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+    headers.insert(CONTENT_DIGEST, value(digest));
+    headers.insert(header::ETAG, value(etag(digest)));
+}
+
+fn etag(digest: &Digest) -> String {
+    format!("\"{digest}\"")
+}
+
+/// A header's value; what a store says, but no header can hold, is left out.
+fn value(text: impl ToString) -> HeaderValue {
+    HeaderValue::from_str(&text.to_string()).unwrap_or_else(|_| HeaderValue::from_static(""))
+}
+
+/// The client has these bytes already (RFC 9110, section 13.1.2).
+fn is_held(request: &http::Request<Incoming>, digest: &Digest) -> bool {
+    let tags = request.headers().get(header::IF_NONE_MATCH).and_then(|value| value.to_str().ok());
+    let is_ours = |tag: &str| tag == "*" || tag.strip_prefix("W/").unwrap_or(tag) == etag(digest);
+    tags.is_some_and(|tags| tags.split(',').map(str::trim).any(is_ours))
+}
+
+/// A range is meant only if the client's part is of the same bytes (RFC 9110, section 13.1.5).
+fn if_range_holds(request: &http::Request<Incoming>, digest: &Digest) -> bool {
+    request.headers().get(header::IF_RANGE).is_none_or(|tag| tag.as_bytes() == etag(digest).as_bytes())
+}
+
+fn not_modified(digest: &Digest) -> Response<Body> {
+    let mut response = Response::new(full(""));
+    *response.status_mut() = StatusCode::NOT_MODIFIED;
+    response.headers_mut().insert(header::ETAG, value(etag(digest)));
+    response
+}
+
+fn unsatisfiable(size: u64) -> Response<Body> {
+    let mut response = Response::new(full(""));
+    *response.status_mut() = StatusCode::RANGE_NOT_SATISFIABLE;
+    response.headers_mut().insert(header::CONTENT_RANGE, value(format!("bytes */{size}")));
+    response
+}

@@ -1,0 +1,120 @@
+//! What lies below the roots of a repository: a client may ask for that and nothing else.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::content::Source;
+use crate::error::{Error, Result};
+use crate::oci::{Descriptor, Digest, Manifest};
+
+/// The most nodes of one graph; what lies behind them is not served.
+const MAX_NODES: usize = 50_000;
+/// The most manifests of one image whose referrers are looked for: the store reads all its manifests for each.
+const MAX_SUBJECTS: usize = 64;
+/// The most nodes that are remembered, over all graphs.
+const MAX_REMEMBERED: usize = 500_000;
+
+/// The descriptors of everything below one root, and the root.
+type Graph = Arc<HashMap<Digest, Descriptor>>;
+
+/// The graphs that were walked lately. Content under a digest does not change, so they need not be walked again.
+#[derive(Default)]
+pub(super) struct Graphs(Mutex<HashMap<Digest, Graph>>);
+
+impl Graphs {
+    /// The descriptor of `digest`, if it lies below one of `roots` or below something that refers to them.
+    pub(super) async fn find(
+        &self,
+        source: &dyn Source,
+        roots: &[Descriptor],
+        digest: &Digest,
+    ) -> Result<Option<Descriptor>> {
+        for root in roots {
+            if let Some(found) = self.graph(source, root).await?.get(digest) {
+                return Ok(Some(found.clone()));
+            }
+        }
+        for root in roots {
+            for referrer in self.referrers(source, root).await? {
+                if let Some(found) = self.graph(source, &referrer).await?.get(digest) {
+                    return Ok(Some(found.clone()));
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// Signatures and the like of every manifest below `root`.
+    async fn referrers(&self, source: &dyn Source, root: &Descriptor) -> Result<Vec<Descriptor>> {
+        let graph = self.graph(source, root).await?;
+        let mut found = Vec::new();
+        for manifest in graph.values().filter(|d| d.media_type.is_manifest()).take(MAX_SUBJECTS) {
+            found.extend(source.referrers(&manifest.digest).await?);
+        }
+        Ok(found)
+    }
+
+    async fn graph(&self, source: &dyn Source, root: &Descriptor) -> Result<Graph> {
+        if let Some(graph) = self.remembered(&root.digest) {
+            return Ok(graph);
+        }
+        let (graph, whole) = walk(source, root).await?;
+        let graph = Arc::new(graph);
+        // What is absent now may be there at the next request: an index is completed platform by platform.
+        if whole {
+            self.remember(&root.digest, &graph);
+        }
+        Ok(graph)
+    }
+
+    fn remembered(&self, root: &Digest) -> Option<Graph> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(root).cloned()
+    }
+
+    fn remember(&self, root: &Digest, graph: &Graph) {
+        let mut graphs = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if graphs.values().map(|g| g.len()).sum::<usize>() + graph.len() > MAX_REMEMBERED {
+            graphs.clear();
+        }
+        graphs.insert(root.clone(), graph.clone());
+    }
+}
+
+/// Everything below `root`, and whether all manifests were there.
+async fn walk(source: &dyn Source, root: &Descriptor) -> Result<(HashMap<Digest, Descriptor>, bool)> {
+    let mut found = HashMap::from([(root.digest.clone(), root.clone())]);
+    let mut waiting = VecDeque::from([root.clone()]);
+    let mut read = HashSet::new();
+    let mut whole = true;
+    while let Some(node) = waiting.pop_front() {
+        if !read.insert(node.digest.clone()) {
+            continue;
+        }
+        let Some(children) = children(source, &node).await? else {
+            whole = false;
+            continue;
+        };
+        let room = MAX_NODES.saturating_sub(found.len());
+        for child in children.into_iter().take(room) {
+            if child.media_type.is_manifest() {
+                waiting.push_back(child.clone());
+            }
+            found.entry(child.digest.clone()).or_insert(child);
+        }
+    }
+    Ok((found, whole))
+}
+
+/// What a manifest names; nothing where the store does not have it, or it cannot be followed.
+async fn children(source: &dyn Source, node: &Descriptor) -> Result<Option<Vec<Descriptor>>> {
+    let manifest = match source.manifest(node).await {
+        Ok(raw) => raw.parse(),
+        Err(Error::NotFound { .. }) => return Ok(None),
+        Err(Error::Invalid { .. } | Error::Verification { .. }) => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    Ok(manifest.ok().map(|manifest| match manifest {
+        Manifest::Image(image) => image.blobs().cloned().collect(),
+        Manifest::Index(index) => index.manifests,
+    }))
+}

@@ -1,0 +1,195 @@
+//! What images a store has, for people.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use serde::Deserialize;
+
+use super::graph::{Follow, Graph, walk};
+use super::index::{Entry, IndexFile};
+use super::layout::read_all;
+use super::{Store, off};
+use crate::content::file::Folder;
+use crate::error::Result;
+use crate::oci::{Descriptor, Digest, Image, Manifest, Platform, Reference};
+
+/// The largest image configuration that is read, in bytes.
+const MAX_CONFIG: u64 = 8 * 1024 * 1024;
+
+/// One entry of the index.
+#[derive(Debug, Clone)]
+pub struct StoredImage {
+    /// The name as the file has it; `None` for an entry without one.
+    pub name: Option<String>,
+    /// The name, where it is a reference.
+    pub reference: Option<Reference>,
+    /// What the name points to.
+    pub root: Descriptor,
+    /// The platforms that are here.
+    pub platforms: Vec<Platform>,
+    /// Bytes of all that it needs and that is here, each blob once.
+    pub size: u64,
+    /// Bytes of what no other entry needs.
+    pub own: u64,
+    /// Blobs and manifests that it needs and that are not here.
+    pub missing: Vec<Descriptor>,
+}
+
+impl StoredImage {
+    /// Bytes of what other entries need, too.
+    pub fn shared(&self) -> u64 {
+        self.size - self.own
+    }
+}
+
+/// The configuration of an image, as far as it is shown (OCI image-spec, `config.md`).
+#[derive(Debug, Deserialize)]
+pub(super) struct Config {
+    #[serde(default)]
+    pub os: Option<String>,
+    #[serde(default)]
+    pub architecture: Option<String>,
+    #[serde(default)]
+    pub variant: Option<String>,
+    #[serde(default)]
+    pub history: Option<Vec<Step>>,
+}
+
+/// One step of the making of an image.
+#[derive(Debug, Deserialize)]
+pub(super) struct Step {
+    #[serde(default)]
+    pub created_by: Option<String>,
+    #[serde(default)]
+    pub comment: Option<String>,
+    #[serde(default)]
+    pub empty_layer: Option<bool>,
+}
+
+/// An entry with the graph below it.
+pub(super) struct Known {
+    pub entry: Entry,
+    pub graph: Graph,
+}
+
+/// An image manifest with what is known of it.
+pub(super) struct Described<'k> {
+    pub node: &'k Descriptor,
+    pub image: &'k Image,
+    pub platform: Option<Platform>,
+    pub config: Option<Config>,
+}
+
+impl<'k> Described<'k> {
+    fn new(folder: &Folder, node: &'k Descriptor, image: &'k Image) -> Described<'k> {
+        let config = config(folder, image);
+        let platform = node.platform.clone().or_else(|| config.as_ref()?.platform());
+        Described { node, image, platform, config }
+    }
+}
+
+impl Store {
+    /// The images, in the order of the index. Reads manifests, and stats blobs; hashes no blob.
+    ///
+    /// # Errors
+    /// `Invalid` when `index.json` is damaged.
+    pub async fn images(&self) -> Result<Vec<StoredImage>> {
+        let store = self.clone();
+        off(move || {
+            let Some(folder) = store.disk.folder()? else { return Ok(Vec::new()) };
+            let known = store.known(&folder)?;
+            let sizes: HashMap<Digest, u64> =
+                store.disk.blobs()?.into_iter().map(|(d, meta)| (d, meta.len())).collect();
+            let users = users(&known);
+            Ok(known.iter().map(|known| known.stored(&folder, &sizes, &users)).collect())
+        })
+        .await
+    }
+
+    pub(super) fn known(&self, folder: &Folder) -> Result<Vec<Known>> {
+        let entries = IndexFile::read(&self.disk.paths)?.entries();
+        let known = |entry: Entry| {
+            let platforms = entry.platforms();
+            let graph = walk(folder, &entry.descriptor, Follow::of(platforms.as_deref()))?;
+            Ok(Known { entry, graph })
+        };
+        entries.into_iter().map(known).collect()
+    }
+}
+
+/// How many entries need each node.
+fn users(known: &[Known]) -> BTreeMap<Digest, usize> {
+    let mut users = BTreeMap::new();
+    for known in known {
+        let once: HashSet<_> = known.graph.nodes().map(|node| &node.digest).collect();
+        for digest in once {
+            *users.entry(digest.clone()).or_default() += 1;
+        }
+    }
+    users
+}
+
+impl Known {
+    fn stored(&self, folder: &Folder, sizes: &HashMap<Digest, u64>, users: &BTreeMap<Digest, usize>) -> StoredImage {
+        let name = self.entry.name().map(str::to_owned);
+        let mut image = StoredImage {
+            reference: name.as_deref().filter(|text| text.contains(['/', ':'])).and_then(|text| text.parse().ok()),
+            name,
+            root: self.entry.descriptor.clone(),
+            platforms: self.platforms(folder),
+            size: 0,
+            own: 0,
+            missing: self.graph.unread.iter().map(|(node, _)| node.clone()).collect(),
+        };
+        let mut once = HashSet::new();
+        for node in self.graph.nodes().filter(|node| once.insert(&node.digest)) {
+            let Some(size) = sizes.get(&node.digest) else {
+                image.missing.push(node.clone());
+                continue;
+            };
+            image.size += size;
+            image.own += if users.get(&node.digest) == Some(&1) { *size } else { 0 };
+        }
+        image
+    }
+
+    /// The image manifests with the platform of each: as the index says, else as the configuration does.
+    pub fn images(&self, folder: &Folder) -> Vec<Described<'_>> {
+        let images = self.graph.manifests.iter().filter_map(|(node, manifest)| match manifest {
+            Manifest::Image(image) => Some(Described::new(folder, node, image)),
+            Manifest::Index(_) => None,
+        });
+        images.collect()
+    }
+
+    fn platforms(&self, folder: &Folder) -> Vec<Platform> {
+        let is_real = |platform: &Platform| platform.os != "unknown";
+        let mut platforms: Vec<_> = self.images(folder).into_iter().filter_map(|image| image.platform).collect();
+        platforms.retain(is_real);
+        platforms.sort();
+        platforms.dedup();
+        platforms
+    }
+}
+
+impl Config {
+    fn platform(&self) -> Option<Platform> {
+        let (os, architecture) = (self.os.as_deref()?, self.architecture.as_deref()?);
+        (!os.is_empty() && !architecture.is_empty()).then(|| Platform::new(os, architecture, self.variant.as_deref()))
+    }
+}
+
+/// The configuration of an image; its digest is verified.
+fn config(folder: &Folder, image: &Image) -> Option<Config> {
+    if !image.config.media_type.is_config() {
+        return None;
+    }
+    let bytes = read_all(folder.blob(&image.config.digest).ok()?, MAX_CONFIG).ok()?;
+    image.config.digest.matches(&bytes).then(|| serde_json::from_slice(&bytes).ok())?
+}
+
+impl Step {
+    /// What was done, as the maker of the image tells.
+    pub fn text(&self) -> String {
+        self.created_by.as_deref().or(self.comment.as_deref()).unwrap_or_default().to_owned()
+    }
+}

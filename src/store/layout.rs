@@ -1,0 +1,175 @@
+//! The files of a store and how they get to the disk (OCI image-spec, `image-layout.md`).
+
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+use crate::content::file::{Folder, blob_path};
+use crate::error::{Error, Result};
+use crate::oci::Digest;
+
+/// The folder inside the layout that is ours alone; other tools must not mind it ("Extra files").
+pub(super) const OWN: &str = ".layerpull";
+const VERSION: &str = "1.0.0";
+const MARKER: &[u8] = br#"{"imageLayoutVersion":"1.0.0"}"#;
+const MAX_MARKER: u64 = 4096;
+
+/// Where everything of a store is. File names come from digests and constants alone.
+#[derive(Debug, Clone)]
+pub(super) struct Paths {
+    pub root: PathBuf,
+}
+
+#[derive(Deserialize)]
+struct Marker {
+    #[serde(rename = "imageLayoutVersion")]
+    version: String,
+}
+
+impl Paths {
+    pub fn marker(&self) -> PathBuf {
+        self.root.join("oci-layout")
+    }
+
+    pub fn index(&self) -> PathBuf {
+        self.root.join("index.json")
+    }
+
+    pub fn blobs(&self) -> PathBuf {
+        self.root.join("blobs")
+    }
+
+    pub fn blob(&self, digest: &Digest) -> PathBuf {
+        self.root.join(blob_path(digest))
+    }
+
+    pub fn partials(&self) -> PathBuf {
+        self.root.join(OWN).join("partial")
+    }
+
+    /// A file that belongs to the partial blob of `digest`: its `data`, `journal` or `lock`.
+    pub fn partial(&self, digest: &Digest, kind: &str) -> PathBuf {
+        self.partials().join(format!("{}-{}.{kind}", digest.algorithm().as_str(), digest.hex()))
+    }
+
+    pub fn lock(&self, name: &str) -> PathBuf {
+        self.root.join(OWN).join("locks").join(name)
+    }
+
+    pub fn verified(&self) -> PathBuf {
+        self.root.join(OWN).join("verified")
+    }
+
+    pub fn temporary(&self) -> PathBuf {
+        self.root.join(OWN).join("tmp")
+    }
+
+    /// The layout as an open folder; `None` while it does not exist.
+    pub fn folder(&self) -> Result<Option<Folder>> {
+        match Folder::open(&self.root) {
+            Ok(folder) => Ok(Some(folder)),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(Error::store("open the store", &self.root)(e)),
+        }
+    }
+
+    /// Refuses what is no layout of a version that we know. A folder that is not there, or empty, will become one.
+    pub fn check(&self) -> Result<()> {
+        let marker = match read_bounded(&self.marker(), MAX_MARKER) {
+            Ok(text) => text,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return self.check_empty(),
+            Err(e) => return Err(Error::store("read", self.marker())(e)),
+        };
+        let marker: Marker = serde_json::from_slice(&marker).map_err(|e| {
+            self.foreign(&format!("its file oci-layout is damaged ({e}); it should read {}", text(MARKER)))
+        })?;
+        match marker.version == VERSION {
+            true => Ok(()),
+            false => Err(self.foreign(&format!(
+                "it is an image layout of version {:?}, and only {VERSION} is known; name another folder",
+                marker.version
+            ))),
+        }
+    }
+
+    fn check_empty(&self) -> Result<()> {
+        let entries = match fs::read_dir(&self.root) {
+            Ok(entries) => entries,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(e) => return Err(Error::store("use as a store", &self.root)(e)),
+        };
+        for entry in entries {
+            let name = entry.map_err(Error::store("list", &self.root))?.file_name();
+            if name != OWN && name != "lost+found" {
+                return Err(self.foreign("the folder holds other things and no oci-layout; name an empty or new one"));
+            }
+        }
+        Ok(())
+    }
+
+    fn foreign(&self, why: &str) -> Error {
+        Error::Invalid { what: "store".into(), place: self.root.display().to_string(), why: why.into() }
+    }
+
+    /// Makes the layout if it is not there. The marker comes first: without it, a second start would see a foreign folder.
+    pub fn create(&self) -> Result<()> {
+        self.check()?;
+        for folder in [self.partials(), self.root.join(OWN).join("locks"), self.temporary()] {
+            fs::create_dir_all(&folder).map_err(Error::store("create", &folder))?;
+        }
+        if !self.marker().exists() {
+            self.write_durably(&self.marker(), MARKER)?;
+        }
+        let blobs = self.blobs().join("sha256");
+        fs::create_dir_all(&blobs).map_err(Error::store("create", &blobs))
+    }
+
+    /// Puts `bytes` at `target` so that a reader, and the disk after a crash, has the old or the new file and nothing else.
+    pub fn write_durably(&self, target: &Path, bytes: &[u8]) -> Result<()> {
+        let folder = self.temporary();
+        let write = || -> io::Result<()> {
+            let mut file = tempfile::Builder::new().prefix("new-").tempfile_in(&folder)?;
+            file.write_all(bytes)?;
+            let mode = std::os::unix::fs::PermissionsExt::from_mode(0o644);
+            file.as_file().set_permissions(mode)?;
+            file.as_file().sync_all()?;
+            file.persist(target).map_err(|e| e.error)?;
+            sync_folder(target.parent().unwrap_or(&self.root))
+        };
+        write().map_err(Error::store("write", target))
+    }
+}
+
+fn text(bytes: &[u8]) -> std::borrow::Cow<'_, str> {
+    String::from_utf8_lossy(bytes)
+}
+
+/// Makes the names in a folder durable.
+pub(super) fn sync_folder(folder: &Path) -> io::Result<()> {
+    File::open(folder)?.sync_all()
+}
+
+/// The bytes of a file of at most `limit` bytes.
+pub(super) fn read_bounded(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
+    read_all(File::open(path)?, limit)
+}
+
+/// The bytes of an open file of at most `limit` bytes.
+pub(super) fn read_all(file: File, limit: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    file.take(limit + 1).read_to_end(&mut bytes)?;
+    match bytes.len() as u64 > limit {
+        true => Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("it has more than {limit} bytes"))),
+        false => Ok(bytes),
+    }
+}
+
+/// Removes a file that may be gone already.
+pub(super) fn remove(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,362 @@
+//! A blob on its way into the store: a file written at offsets, and a journal of what it holds.
+
+use std::fs::{self, File, OpenOptions, Permissions};
+use std::io;
+use std::ops::Range;
+use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use super::Disk;
+use super::journal::Journal;
+use super::layout::{remove, sync_folder};
+use super::lock::Passing;
+use super::stretches::{Stretches, Sum, joined};
+use super::verified::Identity;
+use crate::content::file::PIECE;
+use crate::content::{Access, Ingest, Provenance, Stretch};
+use crate::error::{Error, Result};
+use crate::oci::Descriptor;
+
+/// After so many bytes their writing to the disk is started, so that the last sync finds little to do.
+const WRITE_BACK: u64 = 8 * 1024 * 1024;
+/// After so many bytes, or so long, what is written is made to survive a reboot.
+const DURABLE_BYTES: u64 = 64 * 1024 * 1024;
+const DURABLE_AFTER: Duration = Duration::from_secs(5);
+const DURABLE_PAUSE: Duration = Duration::from_secs(2);
+/// How far the time of modification of a committed blob is set back, so that any later write changes it.
+const SET_BACK: Duration = Duration::from_secs(60);
+
+/// An [`Ingest`] whose bytes stay on the disk when it is dropped.
+pub(super) struct Partial {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    disk: Arc<Disk>,
+    blob: Descriptor,
+    path: PathBuf,
+    data: File,
+    stretches: Mutex<Stretches>,
+    pace: Mutex<Pace>,
+    /// A task is making bytes durable or starts their write-back.
+    syncing: AtomicBool,
+    /// The disk refused a sync: what it has is unknown.
+    failed: AtomicBool,
+    /// Held until the last task that may write is done.
+    _lock: Passing,
+}
+
+/// What was written since something was done about it.
+struct Pace {
+    unwritten: u64,
+    undurable: u64,
+    durable: Instant,
+}
+
+enum Chore {
+    WriteBack,
+    MakeDurable,
+}
+
+impl Pace {
+    fn add(&mut self, count: u64) -> Option<Chore> {
+        self.unwritten += count;
+        self.undurable += count;
+        let since = self.durable.elapsed();
+        let due = since >= DURABLE_AFTER || since >= DURABLE_PAUSE && self.undurable >= DURABLE_BYTES;
+        match due {
+            true => Some(Chore::MakeDurable),
+            false => (self.unwritten >= WRITE_BACK).then_some(Chore::WriteBack),
+        }
+    }
+
+    fn done(&mut self, chore: &Chore) {
+        self.unwritten = 0;
+        if let Chore::MakeDurable = chore {
+            self.undurable = 0;
+            self.durable = Instant::now();
+        }
+    }
+}
+
+impl Partial {
+    /// Opens or makes the partial blob, which `lock` keeps others away from. Space for all of it is reserved.
+    pub fn open(disk: &Arc<Disk>, blob: &Descriptor, lock: Passing) -> Result<Partial> {
+        let path = disk.paths.partial(&blob.digest, "data");
+        let (data, kept) = open_data(&path, blob.size)?;
+        let journal = disk.paths.partial(&blob.digest, "journal");
+        let load = || {
+            let (file, slots) = Journal::open(&journal, blob.size)?;
+            Stretches::load(file, slots, disk.boot, kept, blob.size)
+        };
+        let stretches = load().map_err(Error::store("open the journal", &journal))?;
+        let inner = Inner {
+            disk: disk.clone(),
+            blob: blob.clone(),
+            path,
+            data,
+            stretches: Mutex::new(stretches),
+            pace: Mutex::new(Pace { unwritten: 0, undurable: 0, durable: Instant::now() }),
+            syncing: AtomicBool::new(false),
+            failed: AtomicBool::new(false),
+            _lock: lock,
+        };
+        Ok(Partial { inner: Arc::new(inner) })
+    }
+
+    async fn off<T: Send + 'static>(&self, work: impl FnOnce(&Arc<Inner>) -> Result<T> + Send + 'static) -> Result<T> {
+        let inner = self.inner.clone();
+        super::off(move || work(&inner)).await
+    }
+}
+
+/// The data file, and how many bytes of it were there.
+fn open_data(path: &PathBuf, size: u64) -> Result<(File, u64)> {
+    let open = || {
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(false).mode(0o600);
+        let file = options.custom_flags(rustix::fs::OFlags::NOFOLLOW.bits() as i32).open(path)?;
+        let len = file.metadata()?.len();
+        Ok((file, len))
+    };
+    let (file, len) = open().map_err(Error::store("write the partial blob", path))?;
+    if len > size {
+        file.set_len(size).map_err(Error::store("shorten", path))?;
+    }
+    if len < size {
+        reserve(&file, size).map_err(|e| {
+            let _ = if len == 0 { remove(path) } else { file.set_len(len) };
+            Error::store("reserve space for the blob", path)(e)
+        })?;
+    }
+    Ok((file, len.min(size)))
+}
+
+/// Asks for the space now, so that a full disk is noticed before bytes travel, and the file lies in one piece.
+fn reserve(file: &File, size: u64) -> io::Result<()> {
+    use rustix::io::Errno;
+    match rustix::fs::fallocate(file, rustix::fs::FallocateFlags::empty(), 0, size) {
+        Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(()),
+        Err(e) => Err(e.into()),
+    }
+}
+
+impl Inner {
+    fn stretches(&self) -> MutexGuard<'_, Stretches> {
+        // Each change of the table is whole before anything can panic.
+        self.stretches.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn pace(&self) -> MutexGuard<'_, Pace> {
+        self.pace.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn store(&self, action: &'static str) -> impl FnOnce(io::Error) -> Error {
+        Error::store(action, &self.path)
+    }
+
+    fn write(&self, offset: u64, bytes: &[u8], provenance: Provenance) -> Result<()> {
+        self.check_disk()?;
+        let len = bytes.len() as u64;
+        let end =
+            offset.checked_add(len).filter(|&end| end <= self.blob.size).ok_or_else(|| self.too_long(offset, len))?;
+        self.carve(&(offset..end)).map_err(self.store("write"))?;
+        self.data.write_all_at(bytes, offset).map_err(self.store("write"))?;
+        let sum = Sum { start: offset, len, crc: crc32fast::hash(bytes), provenance };
+        self.stretches().add(sum).map_err(self.store("write the journal of"))
+    }
+
+    fn too_long(&self, offset: u64, len: u64) -> Error {
+        let why = format!("{len} bytes at {offset} end behind its size of {}", self.blob.size);
+        Error::Verification { what: self.blob.digest.to_string(), place: self.path.display().to_string(), why }
+    }
+
+    fn check_disk(&self) -> Result<()> {
+        match self.failed.load(Ordering::Acquire) {
+            true => Err(self.store("sync")(io::Error::other("an earlier sync failed; the bytes are fetched again"))),
+            false => Ok(()),
+        }
+    }
+
+    /// Forgets the bytes of `range`; what else their stretches hold is checked and kept.
+    fn carve(&self, range: &Range<u64>) -> io::Result<()> {
+        let touched = self.stretches().take(range)?;
+        for sum in touched {
+            for rest in self.outside(&sum, range)? {
+                self.stretches().add(rest)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The parts of a stretch before and behind `range`; nothing if its bytes are not what they were.
+    fn outside(&self, sum: &Sum, range: &Range<u64>) -> io::Result<Vec<Sum>> {
+        let whole = sum.range();
+        let (cut, rest) = (range.start.clamp(whole.start, whole.end), range.end.clamp(whole.start, whole.end));
+        let part = |range: Range<u64>| {
+            let crc = self.checksum(&range)?;
+            Ok::<_, io::Error>(Sum {
+                start: range.start,
+                len: range.end - range.start,
+                crc,
+                provenance: sum.provenance,
+            })
+        };
+        let parts = [part(whole.start..cut)?, part(cut..rest)?, part(rest..whole.end)?];
+        let all = parts.iter().fold(0, |crc, part| joined(crc, part.crc, part.len));
+        let [before, _, behind] = parts;
+        let kept = if all == sum.crc { vec![before, behind] } else { Vec::new() };
+        Ok(kept.into_iter().filter(|part| part.len > 0).collect())
+    }
+
+    fn checksum(&self, range: &Range<u64>) -> io::Result<u32> {
+        let mut hasher = crc32fast::Hasher::new();
+        let mut buffer = vec![0; PIECE.min((range.end - range.start) as usize)];
+        let mut at = range.start;
+        while at < range.end {
+            let count = buffer.len().min((range.end - at) as usize);
+            self.data.read_exact_at(&mut buffer[..count], at)?;
+            hasher.update(&buffer[..count]);
+            at += count as u64;
+        }
+        Ok(hasher.finalize())
+    }
+
+    fn spoiled(&self) -> Vec<Range<u64>> {
+        let sums = self.stretches().sums();
+        let differs = |sum: &Sum| self.checksum(&sum.range()).is_ok_and(|crc| crc == sum.crc);
+        sums.into_iter().filter(|sum| !differs(sum)).map(|sum| sum.range()).collect()
+    }
+
+    /// Has the disk keep up with what is written, on another thread.
+    fn keep_up(self: &Arc<Self>, count: u64) {
+        let Some(chore) = self.pace().add(count) else { return };
+        if self.syncing.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        self.pace().done(&chore);
+        let inner = self.clone();
+        tokio::task::spawn_blocking(move || {
+            let done = match chore {
+                Chore::WriteBack => start_write_back(&inner.data),
+                Chore::MakeDurable => inner.make_durable(),
+            };
+            if let Err(error) = done {
+                tracing::warn!(path = %inner.path.display(), %error, "bytes could not be synced");
+            }
+            inner.syncing.store(false, Ordering::Release);
+        });
+    }
+
+    fn make_durable(&self) -> io::Result<()> {
+        let sums = self.stretches().sums();
+        self.sync(File::sync_data)?;
+        let journal = self.stretches().mark_durable(&sums)?;
+        journal.sync_data()?;
+        sync_folder(&self.disk.paths.partials())
+    }
+
+    fn sync(&self, sync: impl FnOnce(&File) -> io::Result<()>) -> io::Result<()> {
+        sync(&self.data).inspect_err(|_| {
+            // The kernel reports a failed write-back once and may drop the bytes: none of them can be trusted now.
+            self.failed.store(true, Ordering::Release);
+            let _ = self.stretches().clear();
+        })
+    }
+
+    fn commit(&self) -> Result<()> {
+        self.check_disk()?;
+        let found = self.data.metadata().map_err(self.store("examine"))?.len();
+        if found != self.blob.size {
+            let why = format!("the file has {found} bytes instead of {}", self.blob.size);
+            let (what, place) = (self.blob.digest.to_string(), self.path.display().to_string());
+            return Err(Error::Verification { what, place, why });
+        }
+        let began = Instant::now();
+        self.seal().map_err(self.store("sync"))?;
+        let target = self.disk.paths.blob(&self.blob.digest);
+        fs::rename(&self.path, &target).map_err(Error::store("put the blob in place at", &target))?;
+        self.disk.sync_blobs(self.blob.digest.algorithm())?;
+        self.disk.count_sync(began.elapsed());
+        let journal = self.disk.paths.partial(&self.blob.digest, "journal");
+        remove(&journal).map_err(Error::store("remove", &journal))?;
+        let meta = self.data.metadata().map_err(Error::store("examine", &target))?;
+        self.disk.verified.remember(&self.blob.digest, Identity::of(&meta));
+        Ok(())
+    }
+
+    /// Read-only, set back in time, and on the disk.
+    fn seal(&self) -> io::Result<()> {
+        self.data.set_modified(SystemTime::now() - SET_BACK)?;
+        self.data.set_permissions(Permissions::from_mode(0o444))?;
+        self.sync(File::sync_all)
+    }
+}
+
+/// Starts to write what is dirty, and does not wait for it.
+#[cfg(target_os = "linux")]
+fn start_write_back(file: &File) -> io::Result<()> {
+    use std::os::fd::AsRawFd;
+    // SAFETY: the call takes numbers alone, and the descriptor is open as long as `file` lives.
+    match unsafe { libc::sync_file_range(file.as_raw_fd(), 0, 0, libc::SYNC_FILE_RANGE_WRITE) } {
+        0 => Ok(()),
+        _ => match io::Error::last_os_error() {
+            // File systems and sandboxes without it: the last sync does the work.
+            e if matches!(e.raw_os_error(), Some(libc::ENOSYS | libc::EPERM | libc::EINVAL | libc::ESPIPE)) => Ok(()),
+            e => Err(e),
+        },
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn start_write_back(_: &File) -> io::Result<()> {
+    Ok(())
+}
+
+#[async_trait]
+impl Ingest for Partial {
+    fn access(&self) -> Access {
+        Access::Random
+    }
+
+    fn stretches(&self) -> Vec<Stretch> {
+        self.inner.stretches().list()
+    }
+
+    async fn write_at(&self, offset: u64, bytes: Bytes, provenance: Provenance) -> Result<()> {
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        self.inner.write(offset, &bytes, provenance)?;
+        self.inner.keep_up(bytes.len() as u64);
+        Ok(())
+    }
+
+    async fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<usize> {
+        self.inner.data.read_at(buffer, offset).map_err(self.inner.store("read"))
+    }
+
+    async fn spoiled(&self) -> Result<Vec<Range<u64>>> {
+        self.off(|inner| Ok(inner.spoiled())).await
+    }
+
+    async fn discard(&self, ranges: &[Range<u64>]) -> Result<()> {
+        let ranges = ranges.to_vec();
+        self.off(move |inner| ranges.iter().try_for_each(|range| inner.carve(range)).map_err(inner.store("discard")))
+            .await
+    }
+
+    async fn save(&self) -> Result<()> {
+        self.off(|inner| inner.make_durable().map_err(inner.store("sync"))).await
+    }
+
+    async fn commit(&self) -> Result<()> {
+        self.off(|inner| inner.commit()).await
+    }
+}

@@ -1,0 +1,174 @@
+//! The store as a place to write to.
+
+use async_trait::async_trait;
+
+use super::graph::{Follow, read_manifest, walk};
+use super::index::{IndexFile, kept_name};
+use super::lock::Passing;
+use super::partial::Partial;
+use super::stretches::without_overlap;
+use super::{Store, journal};
+use crate::content::{Begun, Holding, Root, Sink};
+use crate::error::{Error, Result};
+use crate::event::Event;
+use crate::oci::{Descriptor, Digest, Platform, RawManifest, Reference};
+
+#[async_trait]
+impl Sink for Store {
+    fn place(&self) -> String {
+        self.root().display().to_string()
+    }
+
+    async fn holds(&self, blob: &Descriptor) -> Result<Holding> {
+        if self.whole(blob).await? {
+            return Ok(Holding::Whole);
+        }
+        match self.partly(blob)? {
+            0 => Ok(Holding::Missing),
+            bytes => Ok(Holding::Partial(bytes)),
+        }
+    }
+
+    async fn held_manifest(&self, digest: &Digest) -> Result<Option<RawManifest>> {
+        let Some(folder) = self.disk.folder()? else { return Ok(None) };
+        match read_manifest(&folder, digest, None) {
+            Ok(raw) => Ok(Some(raw)),
+            Err(Error::NotFound { .. }) => Ok(None),
+            Err(e @ (Error::Verification { .. } | Error::Invalid { .. })) => {
+                self.events.on(&Event::Warning { text: e.to_string() });
+                Ok(None)
+            }
+            Err(e) => Err(e),
+        }
+    }
+
+    async fn tagged(&self, name: &Reference) -> Result<Option<Root>> {
+        let entries = IndexFile::read(&self.disk.paths)?.named(&kept_name(name));
+        Ok(entries.into_iter().next().map(|entry| Root {
+            platforms: entry.platforms(),
+            descriptor: Descriptor::new(
+                entry.descriptor.media_type.as_str(),
+                entry.descriptor.digest,
+                entry.descriptor.size,
+            ),
+        }))
+    }
+
+    async fn begin(&self, blob: &Descriptor, _: &[String]) -> Result<Begun> {
+        self.disk.create()?;
+        let folder = self.disk.paths.blobs().join(blob.digest.algorithm().as_str());
+        std::fs::create_dir_all(&folder).map_err(Error::store("create", &folder))?;
+        let path = self.disk.paths.partial(&blob.digest, "lock");
+        let Some(lock) = Passing::take(path.clone()).map_err(Error::store("lock", path))? else {
+            return Ok(Begun::Busy);
+        };
+        if self.whole(blob).await? {
+            return Ok(Begun::Held);
+        }
+        Ok(Begun::Ingest(Box::new(Partial::open(&self.disk, blob, lock)?)))
+    }
+
+    async fn put_manifest(&self, manifest: &RawManifest) -> Result<()> {
+        let descriptor = manifest.descriptor();
+        if !manifest.digest.matches(&manifest.bytes) {
+            let found = crate::oci::Digest::of(&manifest.bytes);
+            return Err(Error::digest_mismatch(self.place(), &descriptor, &found));
+        }
+        self.disk.create()?;
+        if let Some(folder) = self.disk.folder()?
+            && read_manifest(&folder, &descriptor.digest, None).is_ok()
+        {
+            return Ok(());
+        }
+        let (disk, bytes) = (self.disk.clone(), manifest.bytes.clone());
+        super::off(move || {
+            let target = disk.paths.blob(&descriptor.digest);
+            let folder = disk.paths.blobs().join(descriptor.digest.algorithm().as_str());
+            std::fs::create_dir_all(&folder).map_err(Error::store("create", &folder))?;
+            disk.paths.write_durably(&target, &bytes)
+        })
+        .await
+    }
+
+    async fn tag(&self, name: &Reference, root: &Root) -> Result<()> {
+        self.require(root).await?;
+        let name = kept_name(name);
+        let platforms = self.with_former(&name, root).await?;
+        let root = Root { platforms, ..root.clone() };
+        self.change_index(move |index| index.point(&name, &root)).await
+    }
+}
+
+impl Store {
+    /// How many bytes of a blob a former run left.
+    fn partly(&self, blob: &Descriptor) -> Result<u64> {
+        let data = self.disk.paths.partial(&blob.digest, "data");
+        let Ok(meta) = std::fs::symlink_metadata(&data) else { return Ok(0) };
+        let path = self.disk.paths.partial(&blob.digest, "journal");
+        let slots = journal::peek(&path, blob.size).map_err(Error::store("read the journal", &path))?;
+        let surviving = slots.into_iter().filter_map(|slot| slot.surviving(self.disk.boot, meta.len(), blob.size));
+        Ok(without_overlap((0..).zip(surviving).collect()).iter().map(|(_, slot)| slot.len).sum())
+    }
+
+    /// Fails unless everything below `root` that it claims is here: a name never points to half an image.
+    async fn require(&self, root: &Root) -> Result<()> {
+        let folder = self.disk.folder()?.ok_or_else(|| self.not_found(&root.descriptor.digest))?;
+        let graph = walk(&folder, &root.descriptor, Follow::of(root.platforms.as_deref()))?;
+        if let Some((_, error)) = graph.unread.into_iter().next() {
+            return Err(error);
+        }
+        for blob in &graph.blobs {
+            if !self.whole(blob).await? {
+                return Err(self.not_found(&blob.digest));
+            }
+        }
+        Ok(())
+    }
+
+    /// The platforms of `root`, and those that the same name held of the same index before and that are still whole.
+    async fn with_former(&self, name: &str, root: &Root) -> Result<Option<Vec<Platform>>> {
+        let Some(taken) = root.platforms.clone() else { return Ok(None) };
+        let former = IndexFile::read(&self.disk.paths)?.named(name);
+        let Some(former) = former.iter().find(|entry| entry.descriptor.digest == root.descriptor.digest) else {
+            return Ok(Some(taken));
+        };
+        let is_whole = |platforms| async move { self.require(&Root { platforms, ..root.clone() }).await.is_ok() };
+        let Some(held) = former.platforms() else {
+            return Ok(if is_whole(None).await { None } else { Some(taken) });
+        };
+        let mut all = taken;
+        for platform in held {
+            if !all.contains(&platform) && is_whole(Some(vec![platform.clone()])).await {
+                all.push(platform);
+            }
+        }
+        all.sort();
+        Ok(Some(all))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::content::Provenance;
+    use bytes::Bytes;
+
+    #[tokio::test]
+    async fn what_a_reboot_may_have_lost_does_not_count() {
+        let dir = tempfile::tempdir().unwrap();
+        let blob = Descriptor::new("application/octet-stream", Digest::of(b"0123456789"), 10);
+        let store = Store::open(dir.path()).unwrap();
+        let Begun::Ingest(ingest) = store.begin(&blob, &[]).await.unwrap() else { panic!("not begun") };
+        ingest.write_at(0, Bytes::from_static(b"0123"), Provenance::Registry).await.unwrap();
+        ingest.save().await.unwrap();
+        ingest.write_at(4, Bytes::from_static(b"45"), Provenance::Registry).await.unwrap();
+        drop(ingest);
+        assert_eq!(store.holds(&blob).await.unwrap(), Holding::Partial(6));
+        let mut store = Store::open(dir.path()).unwrap();
+        std::sync::Arc::get_mut(&mut store.disk).unwrap().boot ^= 1;
+        assert_eq!(store.holds(&blob).await.unwrap(), Holding::Partial(4));
+        let Begun::Ingest(ingest) = store.begin(&blob, &[]).await.unwrap() else { panic!("not begun") };
+        assert_eq!(ingest.stretches()[0].range, 0..4);
+        drop(ingest);
+    }
+}

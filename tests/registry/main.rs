@@ -1,0 +1,7 @@
+//! Reading from registries.
+
+mod auth;
+mod real;
+mod scripted;
+mod source;
+mod tls;
