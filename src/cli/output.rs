@@ -19,6 +19,16 @@ pub fn escape(text: &str) -> String {
     })
 }
 
+/// As [`escape`], but line breaks and tabs stay.
+pub fn escape_lines(text: &str) -> String {
+    text.split_inclusive(['\n', '\t']).fold(String::new(), |mut shown, piece| {
+        let end = piece.trim_end_matches(['\n', '\t']).len();
+        shown.push_str(&escape(&piece[..end]));
+        shown.push_str(&piece[end..]);
+        shown
+    })
+}
+
 /// Rewrites JSON so that a terminal can show it: what [`escape`] makes visible becomes `\uXXXX`. Line breaks stay.
 pub fn escape_json(json: &str) -> String {
     json.chars().fold(String::with_capacity(json.len()), |mut shown, c| {

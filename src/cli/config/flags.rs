@@ -57,7 +57,7 @@ pub struct RegistryFlags {
 #[derive(Debug, Clone, Default, clap::Args)]
 #[command(next_help_heading = "Transfer options")]
 pub struct TransferFlags {
-    /// Blobs at once, at most [default: 64]
+    /// Blobs at once, at most [default: 32]
     #[arg(short, long, value_name = "N", value_parser = values::count::<1024>)]
     pub jobs: Option<usize>,
     /// Connections a blob, at most [default: 16]

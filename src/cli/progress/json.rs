@@ -91,6 +91,8 @@ fn object(event: &Event) -> Option<Value> {
         Event::Finished { blob, how } => json!({"event": "finished", "blob": blob, "how": arrival(how)}),
         Event::Warning { text } => json!({"event": "warning", "text": text}),
         Event::Failed { name, why } => json!({"event": "failed", "name": name, "why": why}),
+        Event::Checking { blobs, bytes } => json!({"event": "checking", "blobs": blobs, "bytes": bytes}),
+        Event::Checked { blob, size } => json!({"event": "checked", "blob": blob, "size": size}),
         Event::Bytes { .. } => return None,
     })
 }

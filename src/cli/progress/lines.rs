@@ -33,7 +33,7 @@ impl<W: Write + Send> Display for Lines<W> {
     }
 
     fn event(&mut self, event: &Event, snapshot: &Snapshot) {
-        if let Event::Planned { .. } = event {
+        if matches!(event, Event::Planned { blobs } if !blobs.is_empty()) {
             self.line(&plan(snapshot));
         }
         if let Some(line) = remark(event) {
@@ -52,7 +52,7 @@ impl<W: Write + Send> Display for Lines<W> {
 }
 
 /// What is to be done.
-pub(super) fn plan(snapshot: &Snapshot) -> String {
+fn plan(snapshot: &Snapshot) -> String {
     let missing = snapshot.size.saturating_sub(snapshot.done);
     let mut line = match snapshot.blobs {
         0 => "nothing to move".into(),

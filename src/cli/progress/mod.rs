@@ -209,6 +209,17 @@ fn wait(shared: &Shared, interval: Duration, started: Instant) -> (Vec<Event>, S
     (std::mem::take(&mut state.pending), snapshot, std::mem::take(&mut state.left_out), state.done)
 }
 
+/// Tells what a person should know at once, for commands that show no progress.
+pub struct Notices;
+
+impl Observer for Notices {
+    fn on(&self, event: &Event) {
+        if let Some(line) = lines::remark(event) {
+            super::output::note(&line);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
