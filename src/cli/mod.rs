@@ -1,1 +1,167 @@
-//! To come.
+//! The commands: from words to settings, from settings to places, from events to what is shown.
+//!
+//! - [`args`]: which words are commands, which are images.
+//! - [`config`]: flags, environment, file and defaults, each value with its origin.
+//! - [`place`]: from names to registries and the store.
+//! - `commands`: one file a command.
+//! - [`progress`]: what happens, shown.
+//! - [`output`], [`exit`]: results, errors and exit codes.
+
+pub mod args;
+mod commands;
+pub mod config;
+mod draw;
+pub mod exit;
+mod image;
+pub mod output;
+pub mod place;
+pub mod progress;
+mod results;
+mod signals;
+mod template;
+
+use std::ffi::OsString;
+use std::future::Future;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::Parser as _;
+use tokio_util::sync::CancellationToken;
+
+use crate::error::{Error, Result};
+use crate::event::Events;
+use crate::oci::{Platform, Reference};
+use args::{Arranged, Cli, Command};
+use commands::*;
+use config::Settings;
+use signals::Signals;
+
+/// Workers of the runtime, at most: hashing and the disk have threads of their own.
+const MAX_WORKERS: usize = 4;
+
+/// How results are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Format {
+    /// For people
+    Text,
+    /// For programs
+    Json,
+}
+
+/// What every command has.
+pub struct Context {
+    /// The settings in force.
+    pub settings: Settings,
+    /// Ends every wait.
+    pub cancel: CancellationToken,
+    /// The first word of the command line, when it was taken for an image because no command has that name.
+    pub guess: Option<String>,
+}
+
+impl Context {
+    /// The platform to look at where one is enough.
+    fn platform(&self) -> Platform {
+        self.settings.platform.value.first().cloned().unwrap_or_else(Platform::host)
+    }
+
+    /// Reads the name of an image.
+    fn reference(&self, text: &str) -> Result<Reference> {
+        Ok(text.parse::<Reference>()?)
+    }
+
+    /// Shows what a person should know, for commands without progress.
+    fn notices(&self) -> Events {
+        Arc::new(progress::Notices)
+    }
+}
+
+/// Runs the command that `words` (the program first) name. Returns the exit code of the process.
+pub fn run(words: Vec<OsString>) -> ExitCode {
+    let Arranged { words, guess } = args::arrange(words);
+    let cli = match Cli::try_parse_from(words) {
+        Ok(cli) => cli,
+        Err(error) => return usage(&error),
+    };
+    tracing_to_stderr(cli.common.verbose);
+    ExitCode::from(match start(cli, guess) {
+        Ok(code) => code,
+        Err(error) => exit::report(&error),
+    })
+}
+
+/// Help and the version are results; anything else that clap says is a usage error.
+fn usage(error: &clap::Error) -> ExitCode {
+    let _ = error.print();
+    ExitCode::from(if error.use_stderr() { exit::USAGE } else { 0 })
+}
+
+fn start(cli: Cli, guess: Option<String>) -> anyhow::Result<u8> {
+    let settings = Settings::gather(cli.flags(), &|name| std::env::var_os(name))?;
+    let cancel = CancellationToken::new();
+    let context = Context { settings, cancel: cancel.clone(), guess };
+    let workers = std::thread::available_parallelism().map_or(2, |n| n.get().clamp(2, MAX_WORKERS));
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(workers).enable_all().build()?;
+    let code = runtime.block_on(async {
+        let signals = Signals::watch(cancel)?;
+        let command = async {
+            match dispatch(cli.command, &context).await {
+                Ok(()) => 0,
+                Err(error) => exit::report(&error),
+            }
+        };
+        anyhow::Ok(signals.guard(command).await)
+    });
+    // What hangs in a read of a terminal or a slow disk must not keep the process.
+    runtime.shutdown_background();
+    code
+}
+
+async fn dispatch(command: Command, context: &Context) -> anyhow::Result<()> {
+    match command {
+        Command::Pull(args) => pull::run(args, context).await,
+        Command::Images(args) => context.until_cancelled(images::run(args, context)).await,
+        Command::Inspect(args) => context.until_cancelled(inspect::run(args, context)).await,
+        Command::Manifest(args) => context.until_cancelled(manifest::run(args, context)).await,
+        Command::Digest(args) => context.until_cancelled(digest::run(args, context)).await,
+        Command::Tags(args) => context.until_cancelled(tags::run(args, context)).await,
+        Command::Layers(args) => context.until_cancelled(layers::run(args, context)).await,
+        Command::Catalog(args) => context.until_cancelled(catalog::run(args, context)).await,
+        Command::Tag(args) => context.until_cancelled(tag::run(args, context)).await,
+        Command::Rm(args) => context.until_cancelled(rm::run(args, context)).await,
+        Command::Gc(args) => gc::run(args, context).await,
+        Command::Verify(args) => verify::run(args, context).await,
+        Command::Login(args) => context.until_cancelled(login::run(args, context)).await,
+        Command::Logout(args) => context.until_cancelled(logout::run(args, context)).await,
+        Command::Serve(args) => serve::run(args, context).await,
+        Command::Config(args) => commands::config::run(args, context),
+        Command::Completions(args) => completions::run(args),
+        Command::Man(args) => man::run(args),
+        Command::Version(args) => version::run(args),
+    }
+}
+
+impl Context {
+    /// Runs what does not watch for cancellation itself, and leaves it where it stands when asked to stop.
+    async fn until_cancelled<T>(&self, command: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+        match self.cancel.run_until_cancelled(command).await {
+            Some(result) => result,
+            None => Err(Error::Interrupted.into()),
+        }
+    }
+}
+
+/// `-v` shows what this program traces, `-vv` every request.
+fn tracing_to_stderr(verbosity: u8) {
+    let level = match verbosity {
+        0 => return,
+        1 => "layerpull=info",
+        _ => "layerpull=trace",
+    };
+    let filter = tracing_subscriber::EnvFilter::new(level);
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(false)
+        .without_time()
+        .init();
+}

@@ -1,11 +1,13 @@
 //! The field's words: digests, descriptors, manifests, references and platforms. No I/O.
 
+pub mod config;
 pub mod descriptor;
 pub mod digest;
 pub mod manifest;
 pub mod platform;
 pub mod reference;
 
+pub use config::Config;
 pub use descriptor::{Descriptor, MediaType};
 pub use digest::{Algorithm, Digest, Hasher, InvalidDigest};
 pub use manifest::{Image, Index, InvalidManifest, Manifest, RawManifest};

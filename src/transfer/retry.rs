@@ -64,7 +64,7 @@ fn pauses(retries: u32) -> ExponentialBackoff {
 
 impl Transfer {
     /// Repeats a small request until it succeeds or patience ends. Ends at once when the transfer is cancelled.
-    pub(super) async fn persist<T, F>(&self, what: &str, mut attempt: impl FnMut() -> F) -> Result<T>
+    pub async fn persist<T, F>(&self, what: &str, mut attempt: impl FnMut() -> F) -> Result<T>
     where
         F: Future<Output = Result<T>>,
     {

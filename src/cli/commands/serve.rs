@@ -1,0 +1,79 @@
+//! `layerpull serve`: the store as a registry, read-only.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use futures::FutureExt as _;
+
+use crate::cli::Context;
+use crate::cli::config::{Credentials, socket, values};
+use crate::cli::output::note;
+use crate::cli::place;
+use crate::error::{Error, Result};
+use crate::oci::{Descriptor, Reference};
+use crate::serve::{Access, Content, Server, Users};
+use crate::store::Store;
+
+/// Where, and to whom.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Address to listen on; port 0 takes a free one [default: 127.0.0.1:5000]
+    #[arg(long, value_name = "ADDRESS:PORT", value_parser = socket)]
+    pub listen: Option<SocketAddr>,
+    /// File with USER:PASSWORD lines; only these users may read
+    #[arg(long, value_name = "FILE", conflicts_with = "no_auth")]
+    users: Option<PathBuf>,
+    /// The only user who may read; other users of this machine can see it: prefer --users
+    #[arg(long, value_name = "USER:PASSWORD", value_parser = values::credentials, conflicts_with_all = ["users", "no_auth"])]
+    creds: Option<Credentials>,
+    /// Let everybody read who can reach the address, also from other machines
+    #[arg(long)]
+    no_auth: bool,
+}
+
+/// Serves until it is interrupted, which is no failure.
+///
+/// # Errors
+/// `Usage` for an address that others can reach without a word about credentials; `Network` when it is taken.
+pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
+    let store = place::store(context, context.notices())?;
+    let access = access(&args)?;
+    let server = Server::bind(context.settings.listen.value, access, content(&store)).await?;
+    note(&format!("serving {} on http://{}", store.root().display(), server.address()?));
+    server.run(context.cancel.clone()).await;
+    match context.cancel.is_cancelled() {
+        true => Err(Error::Interrupted.into()),
+        false => Ok(()),
+    }
+}
+
+fn access(args: &Args) -> Result<Access> {
+    match (&args.users, &args.creds, args.no_auth) {
+        (Some(file), _, _) => users(file),
+        (_, Some(creds), _) => Ok(Access::Users(Users::one(&creds.user, &creds.password))),
+        (_, _, true) => Ok(Access::NoAuth),
+        _ => Ok(Access::Loopback),
+    }
+}
+
+fn users(file: &Path) -> Result<Access> {
+    let text = std::fs::read_to_string(file).map_err(Error::store("read the users from", file))?;
+    Ok(Access::Users(Users::parse(&text)?))
+}
+
+fn content(store: &Store) -> Content {
+    let listed = store.clone();
+    Content {
+        source: Arc::new(store.clone()),
+        listing: Arc::new(move || {
+            let store = listed.clone();
+            async move { list(&store).await }.boxed()
+        }),
+    }
+}
+
+async fn list(store: &Store) -> Result<Vec<(Reference, Descriptor)>> {
+    let named = |image: crate::store::StoredImage| Some((image.reference?, image.root));
+    Ok(store.images().await?.into_iter().filter_map(named).collect())
+}

@@ -1,0 +1,52 @@
+//! `layerpull tags`: the tags of a repository.
+
+use crate::cli::config::RegistryFlags;
+use crate::cli::output::{escape, json, print};
+use crate::cli::place::registry;
+use crate::cli::{Context, Format};
+use crate::oci::Reference;
+
+/// Which repository.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Repository whose tags are listed
+    #[arg(value_name = "REPOSITORY")]
+    repository: String,
+    /// Output format
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    format: Format,
+    /// Which registry and how.
+    #[command(flatten)]
+    pub registry: RegistryFlags,
+}
+
+/// Prints the tags, one a line.
+///
+/// # Errors
+/// Those of the registry.
+pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
+    let name: Reference = context.reference(&args.repository)?;
+    let tags = registry(&context.settings, context.notices()).tags(&name).await?;
+    match args.format {
+        Format::Text => print(&lines(&tags))?,
+        // The form of `skopeo list-tags`.
+        Format::Json => print(&json(&serde_json::json!({"Repository": name.name(), "Tags": tags}))?)?,
+    }
+    Ok(())
+}
+
+/// Texts of a server, one a line.
+pub(super) fn lines(texts: &[String]) -> String {
+    texts.iter().map(|text| escape(text) + "\n").collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tag_of_a_hostile_registry_stays_on_its_line() {
+        assert_eq!(lines(&["1".into(), "2\n\u{1b}[31m".into()]), "1\n2\\n\\u{1b}[31m\n");
+        assert_eq!(lines(&[]), "");
+    }
+}

@@ -1,0 +1,87 @@
+//! Flags that several commands share; each is a setting too.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::values::{self, Credentials};
+use crate::cli::progress::Mode;
+use crate::oci::Platform;
+
+/// Flags of every command.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub struct Common {
+    /// Configuration file [default: $XDG_CONFIG_HOME/layerpull/config.toml]
+    #[arg(long, value_name = "FILE", global = true, help_heading = "Common options")]
+    pub config: Option<PathBuf>,
+    /// Folder of the store [default: $XDG_DATA_HOME/layerpull]
+    #[arg(long, value_name = "DIR", global = true, help_heading = "Common options")]
+    pub store: Option<PathBuf>,
+    /// Say more on standard error; twice for every request
+    #[arg(short, long, action = clap::ArgAction::Count, global = true, help_heading = "Common options")]
+    pub verbose: u8,
+}
+
+/// Flags of the commands that talk to a registry.
+#[derive(Debug, Clone, Default, clap::Args)]
+#[command(next_help_heading = "Registry options")]
+pub struct RegistryFlags {
+    /// Allow HTTP without TLS, and certificates that nobody vouches for
+    #[arg(long)]
+    pub insecure: bool,
+    /// Verify certificates
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
+        value_parser = values::switch)]
+    pub tls_verify: Option<bool>,
+    /// Certificate authorities (PEM) besides the system's
+    #[arg(long, value_name = "FILE")]
+    pub ca_file: Option<PathBuf>,
+    /// Folder with *.crt, *.cert and *.key, as docker's certs.d/HOST
+    #[arg(long, value_name = "DIR")]
+    pub cert_dir: Option<PathBuf>,
+    /// The only credential file to look into
+    #[arg(long, value_name = "FILE")]
+    pub authfile: Option<PathBuf>,
+    /// Credentials; other users of this machine can see them: prefer `login`
+    #[arg(long, value_name = "USER:PASSWORD", value_parser = values::credentials)]
+    pub creds: Option<Credentials>,
+    /// How often in a row something may fail without progress [default: 5]
+    #[arg(long, visible_alias = "retry-times", value_name = "N", value_parser = values::retries)]
+    pub retries: Option<u32>,
+    /// Cut a connection on which nothing comes for this long [default: 20s]
+    #[arg(long, value_name = "TIME", value_parser = values::duration)]
+    pub stall_timeout: Option<Duration>,
+}
+
+/// Flags of the commands that move blobs.
+#[derive(Debug, Clone, Default, clap::Args)]
+#[command(next_help_heading = "Transfer options")]
+pub struct TransferFlags {
+    /// Blobs at once, at most [default: 32]
+    #[arg(short, long, value_name = "N", value_parser = values::count::<1024>)]
+    pub jobs: Option<usize>,
+    /// Connections a blob, at most [default: 16]
+    #[arg(long, value_name = "N", value_parser = values::count::<256>)]
+    pub streams: Option<usize>,
+    /// OCI layout on this machine whose blobs need not travel (repeatable)
+    #[arg(long, value_name = "DIR")]
+    pub from: Vec<PathBuf>,
+    /// How progress is shown [default: auto]
+    #[arg(long, value_name = "MODE", value_enum)]
+    pub progress: Option<Mode>,
+}
+
+/// Everything on the command line that is a setting.
+#[derive(Debug, Clone, Default)]
+pub struct Flags {
+    /// Of every command.
+    pub common: Common,
+    /// Of the commands that talk to a registry.
+    pub registry: RegistryFlags,
+    /// Of the commands that move blobs.
+    pub transfer: TransferFlags,
+    /// Which platforms of an index are taken.
+    pub platform: Vec<Platform>,
+    /// Where `serve` listens.
+    pub listen: Option<SocketAddr>,
+}

@@ -1,0 +1,393 @@
+//! Settings: from flags, the environment, the configuration file and defaults, in this order, each with its origin.
+
+pub mod file;
+pub mod flags;
+pub mod values;
+
+use std::ffi::OsString;
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::cli::progress::Mode;
+use crate::error::{Error, Result};
+use crate::oci::Platform;
+use crate::transfer;
+
+pub use file::File;
+pub use flags::{Common, Flags, RegistryFlags, TransferFlags};
+pub use values::{Credentials, Insecure};
+
+/// How variables of the environment are looked up.
+pub type Environment<'a> = &'a dyn Fn(&str) -> Option<OsString>;
+
+/// Where a value came from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Origin {
+    /// The command line.
+    Flag,
+    /// This variable.
+    Environment(String),
+    /// The configuration file, and the line in it.
+    File(PathBuf, usize),
+    /// Nobody said anything.
+    Default,
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Origin::Flag => f.write_str("flag"),
+            Origin::Environment(name) => f.write_str(name),
+            Origin::File(path, line) => write!(f, "{}:{line}", path.display()),
+            Origin::Default => f.write_str("default"),
+        }
+    }
+}
+
+/// A value and where it came from.
+#[derive(Debug, Clone)]
+pub struct Setting<T> {
+    /// The value.
+    pub value: T,
+    /// Where it came from.
+    pub origin: Origin,
+}
+
+/// A setting's name in the file (`stall-timeout`), and so in the environment (`LAYERPULL_STALL_TIMEOUT`).
+struct Key {
+    name: &'static str,
+    /// A variable of other programs that means the same.
+    foreign: Option<&'static str>,
+    place: Place,
+}
+
+/// Where a setting may stand.
+#[derive(PartialEq)]
+enum Place {
+    Anywhere,
+    /// A secret does not belong into the configuration file.
+    NotInFile,
+}
+
+const fn key(name: &'static str) -> Key {
+    Key { name, foreign: None, place: Place::Anywhere }
+}
+
+const STORE: Key = key("store");
+const PLATFORM: Key = Key { foreign: Some("DOCKER_DEFAULT_PLATFORM"), ..key("platform") };
+const JOBS: Key = key("jobs");
+const STREAMS: Key = key("streams");
+const RETRIES: Key = key("retries");
+const STALL_TIMEOUT: Key = key("stall-timeout");
+const FROM: Key = key("from");
+const PROGRESS: Key = key("progress");
+const INSECURE: Key = key("insecure");
+const TLS_VERIFY: Key = key("tls-verify");
+const CA_FILE: Key = key("ca-file");
+const CERT_DIR: Key = key("cert-dir");
+const AUTHFILE: Key = Key { foreign: Some("REGISTRY_AUTH_FILE"), ..key("authfile") };
+const CREDS: Key = Key { place: Place::NotInFile, ..key("creds") };
+const LISTEN: Key = key("listen");
+
+const KEYS: [&Key; 15] = [
+    &STORE,
+    &PLATFORM,
+    &JOBS,
+    &STREAMS,
+    &RETRIES,
+    &STALL_TIMEOUT,
+    &FROM,
+    &PROGRESS,
+    &INSECURE,
+    &TLS_VERIFY,
+    &CA_FILE,
+    &CERT_DIR,
+    &AUTHFILE,
+    &CREDS,
+    &LISTEN,
+];
+
+impl Key {
+    fn variable(&self) -> String {
+        format!("LAYERPULL_{}", self.name.to_ascii_uppercase().replace('-', "_"))
+    }
+}
+
+/// Every setting, as it is in force.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The folder of the store.
+    pub store: Setting<PathBuf>,
+    /// Which platforms of an index are taken.
+    pub platform: Setting<Vec<Platform>>,
+    /// Blobs at once.
+    pub jobs: Setting<usize>,
+    /// Connections a blob.
+    pub streams: Setting<usize>,
+    /// Failures in a row without progress.
+    pub retries: Setting<u32>,
+    /// Patience with a connection on which nothing comes.
+    pub stall_timeout: Setting<Duration>,
+    /// OCI layouts on this machine that blobs may come from.
+    pub from: Setting<Vec<PathBuf>>,
+    /// How progress is shown.
+    pub progress: Setting<Mode>,
+    /// Registries without TLS, or with certificates that nobody vouches for.
+    pub insecure: Setting<Insecure>,
+    /// Whether certificates are verified.
+    pub tls_verify: Setting<bool>,
+    /// Certificate authorities besides the system's.
+    pub ca_file: Setting<Option<PathBuf>>,
+    /// A folder with `*.crt`, `*.cert` and `*.key`, as docker's `certs.d/HOST`.
+    pub cert_dir: Setting<Option<PathBuf>>,
+    /// The only credential file to look into.
+    pub authfile: Setting<Option<PathBuf>>,
+    /// Credentials for the registry, instead of any file.
+    pub creds: Setting<Option<Credentials>>,
+    /// Where `serve` listens.
+    pub listen: Setting<SocketAddr>,
+}
+
+impl Settings {
+    /// Puts flags, environment, file and defaults together.
+    ///
+    /// # Errors
+    /// `Usage` with the origin of a value that makes no sense; `Store` when the file cannot be read.
+    pub fn gather(flags: Flags, environment: Environment<'_>) -> Result<Settings> {
+        let file = find_file(flags.common.config.as_deref(), environment)?;
+        let from = Layers { environment, file };
+        let Flags { common, registry, transfer, platform, listen } = flags;
+        let defaults = transfer::Settings::default();
+        Ok(Settings {
+            store: from.one(&STORE, common.store, values::path)?.or_try(|| default_store(environment))?,
+            platform: from.platforms(platform)?.or(vec![Platform::host()]),
+            jobs: from.one(&JOBS, transfer.jobs, values::count::<1024>)?.or(defaults.jobs),
+            streams: from.one(&STREAMS, transfer.streams, values::count::<256>)?.or(defaults.streams),
+            retries: from.one(&RETRIES, registry.retries, values::retries)?.or(defaults.retries),
+            stall_timeout: from.one(&STALL_TIMEOUT, registry.stall_timeout, values::duration)?.or(defaults.stall),
+            from: from.many(&FROM, transfer.from, values::path)?.or(Vec::new()),
+            progress: from.one(&PROGRESS, transfer.progress, values::progress)?.or(Mode::Auto),
+            insecure: from.insecure(registry.insecure)?.or(Insecure::No),
+            tls_verify: from.one(&TLS_VERIFY, registry.tls_verify, values::switch)?.or(true),
+            ca_file: from.one(&CA_FILE, registry.ca_file, values::path)?.optional(),
+            cert_dir: from.one(&CERT_DIR, registry.cert_dir, values::path)?.optional(),
+            authfile: from.one(&AUTHFILE, registry.authfile, values::path)?.optional(),
+            creds: from.one(&CREDS, registry.creds, values::credentials)?.optional(),
+            listen: from.one(&LISTEN, listen, socket)?.or(SocketAddr::from(([127, 0, 0, 1], 5000))),
+        })
+    }
+
+    /// The bounds of transfers.
+    pub fn transfer(&self) -> transfer::Settings {
+        transfer::Settings {
+            jobs: self.jobs.value,
+            streams: self.streams.value,
+            retries: self.retries.value,
+            stall: self.stall_timeout.value,
+            ..transfer::Settings::default()
+        }
+    }
+
+    /// Every setting as name, value and origin. Passwords are not shown.
+    pub fn rows(&self) -> Vec<Row> {
+        let creds = self.creds.value.as_ref().map_or_else(|| "none".into(), |c| format!("{c:?}"));
+        vec![
+            row(&STORE, &self.store, self.store.value.display().to_string()),
+            row(&PLATFORM, &self.platform, joined(self.platform.value.iter().map(Platform::to_string))),
+            row(&JOBS, &self.jobs, self.jobs.value.to_string()),
+            row(&STREAMS, &self.streams, self.streams.value.to_string()),
+            row(&RETRIES, &self.retries, self.retries.value.to_string()),
+            row(&STALL_TIMEOUT, &self.stall_timeout, values::show_duration(&self.stall_timeout.value)),
+            row(&FROM, &self.from, joined(self.from.value.iter().map(|path| path.display().to_string()))),
+            row(&PROGRESS, &self.progress, self.progress.value.to_string()),
+            row(&INSECURE, &self.insecure, show_insecure(&self.insecure.value)),
+            row(&TLS_VERIFY, &self.tls_verify, self.tls_verify.value.to_string()),
+            row(&CA_FILE, &self.ca_file, show_path(self.ca_file.value.as_deref())),
+            row(&CERT_DIR, &self.cert_dir, show_path(self.cert_dir.value.as_deref())),
+            row(&AUTHFILE, &self.authfile, show_path(self.authfile.value.as_deref())),
+            row(&CREDS, &self.creds, creds),
+            row(&LISTEN, &self.listen, self.listen.value.to_string()),
+        ]
+    }
+}
+
+/// One setting as text.
+#[derive(Debug, serde::Serialize)]
+pub struct Row {
+    /// Its name in the file.
+    pub name: &'static str,
+    /// Its variable.
+    pub variable: String,
+    /// Its value.
+    pub value: String,
+    /// Where that came from.
+    pub origin: String,
+}
+
+fn row<T>(key: &Key, setting: &Setting<T>, value: String) -> Row {
+    Row { name: key.name, variable: key.variable(), value, origin: setting.origin.to_string() }
+}
+
+fn joined(texts: impl Iterator<Item = String>) -> String {
+    let texts: Vec<String> = texts.collect();
+    if texts.is_empty() { "none".into() } else { texts.join(",") }
+}
+
+fn show_path(path: Option<&Path>) -> String {
+    path.map_or_else(|| "none".into(), |path| path.display().to_string())
+}
+
+fn show_insecure(insecure: &Insecure) -> String {
+    match insecure {
+        Insecure::No => "false".into(),
+        Insecure::Every => "true".into(),
+        Insecure::Hosts(hosts) => hosts.join(","),
+    }
+}
+
+/// An address and a port to listen on.
+pub fn socket(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| "expected ADDRESS:PORT, such as 127.0.0.1:5000".into())
+}
+
+/// The known word that `word` probably meant.
+pub fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let distance = |candidate: &str| strsim::damerau_levenshtein(word, candidate);
+    let near = known.into_iter().map(|candidate| (distance(candidate), candidate));
+    let limit = if word.len() < 4 { 1 } else { 2 };
+    near.filter(|(distance, _)| *distance <= limit).min().map(|(_, candidate)| candidate)
+}
+
+fn find_file(flag: Option<&Path>, environment: Environment<'_>) -> Result<Option<File>> {
+    let known: Vec<&str> = KEYS.iter().filter(|key| key.place == Place::Anywhere).map(|key| key.name).collect();
+    let named = flag.map(Path::to_owned).or_else(|| variable(environment, "LAYERPULL_CONFIG").map(PathBuf::from));
+    match named {
+        Some(path) => match File::read(&path, &known)? {
+            Some(file) => Ok(Some(file)),
+            None => Err(Error::Usage(format!("{}: there is no such configuration file", path.display()))),
+        },
+        None => match base(environment, "XDG_CONFIG_HOME", ".config") {
+            Some(folder) => File::read(&folder.join("layerpull/config.toml"), &known),
+            None => Ok(None),
+        },
+    }
+}
+
+fn default_store(environment: Environment<'_>) -> Result<PathBuf> {
+    let folder = base(environment, "XDG_DATA_HOME", ".local/share");
+    let folder = folder.ok_or_else(|| Error::Usage("HOME is not set: say where the store is with --store".into()))?;
+    Ok(folder.join("layerpull"))
+}
+
+/// A base folder of the XDG specification; relative ones are ignored, as it says.
+fn base(environment: Environment<'_>, name: &str, below_home: &str) -> Option<PathBuf> {
+    let named = variable(environment, name).map(PathBuf::from).filter(|path| path.is_absolute());
+    named.or_else(|| variable(environment, "HOME").map(|home| Path::new(&home).join(below_home)))
+}
+
+/// A variable that is empty is not set.
+fn variable(environment: Environment<'_>, name: &str) -> Option<OsString> {
+    environment(name).filter(|value| !value.is_empty())
+}
+
+struct Layers<'a> {
+    environment: Environment<'a>,
+    file: Option<File>,
+}
+
+/// The texts of a setting, before they are read.
+struct Raw {
+    texts: Vec<String>,
+    origin: Origin,
+}
+
+/// How a variable is split.
+enum Shape {
+    One,
+    /// At commas.
+    List,
+}
+
+/// A setting that somebody may have set.
+struct Found<T>(Option<Setting<T>>);
+
+impl<T> Found<T> {
+    fn or(self, value: T) -> Setting<T> {
+        self.0.unwrap_or(Setting { value, origin: Origin::Default })
+    }
+
+    fn or_try(self, value: impl FnOnce() -> Result<T>) -> Result<Setting<T>> {
+        match self.0 {
+            Some(setting) => Ok(setting),
+            None => Ok(Setting { value: value()?, origin: Origin::Default }),
+        }
+    }
+
+    fn optional(self) -> Setting<Option<T>> {
+        match self.0 {
+            Some(Setting { value, origin }) => Setting { value: Some(value), origin },
+            None => Setting { value: None, origin: Origin::Default },
+        }
+    }
+}
+
+impl Layers<'_> {
+    fn one<T>(&self, key: &Key, flag: Option<T>, read: fn(&str) -> Result<T, String>) -> Result<Found<T>> {
+        self.pick(key, flag, Shape::One, |texts| match texts {
+            [one] => read(one),
+            _ => Err("expected one value".into()),
+        })
+    }
+
+    fn many<T>(&self, key: &Key, flag: Vec<T>, read: fn(&str) -> Result<T, String>) -> Result<Found<Vec<T>>> {
+        let flag = (!flag.is_empty()).then_some(flag);
+        self.pick(key, flag, Shape::List, |texts| texts.iter().map(|text| read(text)).collect())
+    }
+
+    fn platforms(&self, flag: Vec<Platform>) -> Result<Found<Vec<Platform>>> {
+        self.many(&PLATFORM, flag, |text| text.parse().map_err(|e: crate::oci::InvalidPlatform| e.to_string()))
+    }
+
+    fn insecure(&self, flag: bool) -> Result<Found<Insecure>> {
+        self.pick(&INSECURE, flag.then_some(Insecure::Every), Shape::List, values::insecure)
+    }
+
+    fn pick<T>(
+        &self,
+        key: &Key,
+        flag: Option<T>,
+        shape: Shape,
+        read: impl FnOnce(&[String]) -> Result<T, String>,
+    ) -> Result<Found<T>> {
+        if let Some(value) = flag {
+            return Ok(Found(Some(Setting { value, origin: Origin::Flag })));
+        }
+        let Some(Raw { texts, origin }) = self.raw(key, shape)? else { return Ok(Found(None)) };
+        match read(&texts) {
+            Ok(value) => Ok(Found(Some(Setting { value, origin }))),
+            Err(why) => Err(Error::Usage(format!("{origin}: `{}`: {why}", key.name))),
+        }
+    }
+
+    fn raw(&self, key: &Key, shape: Shape) -> Result<Option<Raw>> {
+        let names = [Some(key.variable()), key.foreign.map(str::to_owned)];
+        for name in names.into_iter().flatten() {
+            if let Some(value) = variable(self.environment, &name) {
+                let text = value.into_string().map_err(|_| Error::Usage(format!("{name}: the value is not UTF-8")))?;
+                let texts = match shape {
+                    Shape::One => vec![text],
+                    Shape::List => text.split(',').map(|part| part.trim().to_owned()).collect(),
+                };
+                return Ok(Some(Raw { texts, origin: Origin::Environment(name) }));
+            }
+        }
+        let Some(file) = &self.file else { return Ok(None) };
+        let entry = file.get(key.name);
+        Ok(entry.map(|(texts, line)| Raw { texts: texts.to_vec(), origin: Origin::File(file.path().into(), line) }))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,234 @@
+//! Draws images as stacks of layers: the newest on top, the base at the bottom, and what they share marked.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::output::{pad, percent, shorten, size, width};
+use crate::oci::Digest;
+
+/// Narrower than this nothing can be read.
+const MIN_COLUMNS: usize = 50;
+/// Wider than this lines are hard to follow.
+const MAX_COLUMNS: usize = 120;
+/// Columns of the bar that shows how big a layer is.
+const BAR: usize = 8;
+
+/// One image.
+#[derive(Debug, Clone)]
+pub struct Stack {
+    /// Its name.
+    pub name: String,
+    /// What it runs on.
+    pub platform: String,
+    /// Its layers, the base first.
+    pub layers: Vec<Layer>,
+}
+
+/// One layer.
+#[derive(Debug, Clone)]
+pub struct Layer {
+    /// The blob.
+    pub digest: Digest,
+    /// Its size in bytes.
+    pub size: u64,
+    /// What made it, safe for a terminal.
+    pub instruction: Option<String>,
+}
+
+/// Draws `stacks` in `columns` columns.
+pub fn stacks(stacks: &[Stack], columns: usize) -> String {
+    let columns = columns.clamp(MIN_COLUMNS, MAX_COLUMNS);
+    let owners = owners(stacks);
+    let largest = stacks.iter().flat_map(|stack| &stack.layers).map(|layer| layer.size).max().unwrap_or(0);
+    let mut drawing = stacks
+        .iter()
+        .enumerate()
+        .map(|(at, stack)| Drawing { at, stack, owners: &owners, largest, columns }.draw())
+        .collect::<Vec<_>>()
+        .join("\n");
+    if stacks.len() > 1 {
+        drawing.push_str(&together(stacks));
+    }
+    drawing
+}
+
+/// Which images have each layer.
+fn owners(stacks: &[Stack]) -> BTreeMap<&Digest, BTreeSet<usize>> {
+    let mut owners: BTreeMap<&Digest, BTreeSet<usize>> = BTreeMap::new();
+    for (at, stack) in stacks.iter().enumerate() {
+        for layer in &stack.layers {
+            owners.entry(&layer.digest).or_default().insert(at);
+        }
+    }
+    owners
+}
+
+/// What it costs to have all of them.
+fn together(stacks: &[Stack]) -> String {
+    let layers = || stacks.iter().flat_map(|stack| &stack.layers);
+    let apart: u64 = stacks.iter().map(own_size).sum();
+    let once: BTreeMap<&Digest, u64> = layers().map(|layer| (&layer.digest, layer.size)).collect();
+    let once: u64 = once.values().sum();
+    match apart - once {
+        0 => format!("\n{} images share nothing: {}\n", stacks.len(), size(apart)),
+        saved => format!(
+            "\n{} images, {} apart, {} together: {} ({} %) need not travel twice\n",
+            stacks.len(),
+            size(apart),
+            size(once),
+            size(saved),
+            percent(saved, apart)
+        ),
+    }
+}
+
+/// The layers of one image, each once.
+fn own_size(stack: &Stack) -> u64 {
+    stack.layers.iter().map(|layer| (&layer.digest, layer.size)).collect::<BTreeMap<_, _>>().values().sum()
+}
+
+struct Drawing<'a> {
+    at: usize,
+    stack: &'a Stack,
+    owners: &'a BTreeMap<&'a Digest, BTreeSet<usize>>,
+    largest: u64,
+    columns: usize,
+}
+
+impl Drawing<'_> {
+    fn draw(&self) -> String {
+        let mut lines = vec![self.title()];
+        let mut above: Option<BTreeSet<usize>> = None;
+        for (at, layer) in self.stack.layers.iter().enumerate().rev() {
+            let sharers = self.sharers(layer);
+            if above.as_ref() != Some(&sharers) {
+                let corners = if above.is_none() { ("┌", "┐") } else { ("├", "┤") };
+                lines.push(self.rule(corners, &self.label(at, &sharers)));
+            }
+            lines.push(self.row(at, layer));
+            above = Some(sharers);
+        }
+        match above {
+            Some(_) => lines.push(self.rule(("└", "┘"), "")),
+            None => lines.push("    (no layers)".into()),
+        }
+        lines.join("\n") + "\n"
+    }
+
+    fn title(&self) -> String {
+        let layers = match self.stack.layers.len() {
+            1 => "1 layer".into(),
+            n => format!("{n} layers"),
+        };
+        let facts = format!("  {}  {layers}, {}", self.stack.platform, size(own_size(self.stack)));
+        let name = shorten(&self.stack.name, self.columns.saturating_sub(width(&facts) + 4));
+        format!("{}  {name}{facts}", pad(&letter(self.at), 2))
+    }
+
+    /// The other images that have `layer`.
+    fn sharers(&self, layer: &Layer) -> BTreeSet<usize> {
+        let mut owners = self.owners.get(&layer.digest).cloned().unwrap_or_default();
+        owners.remove(&self.at);
+        owners
+    }
+
+    /// What is said about the run of layers that begins at `top` and goes down.
+    fn label(&self, top: usize, sharers: &BTreeSet<usize>) -> String {
+        let run = self.stack.layers[..=top].iter().rev().take_while(|layer| self.sharers(layer) == *sharers);
+        let bytes = size(run.map(|layer| layer.size).sum());
+        let names: Vec<String> = sharers.iter().map(|&at| letter(at)).collect();
+        match (names.is_empty(), self.owners.len()) {
+            (true, _) => format!(" {bytes} only here "),
+            _ => format!(" {bytes} shared with {} ", names.join(", ")),
+        }
+    }
+
+    fn rule(&self, (left, right): (&str, &str), label: &str) -> String {
+        let room = self.columns - 6;
+        let label = shorten(label, room - 1);
+        let tail = usize::from(!label.is_empty());
+        format!("    {left}{}{label}{}{right}", "─".repeat(room - tail - width(&label)), "─".repeat(tail))
+    }
+
+    fn row(&self, at: usize, layer: &Layer) -> String {
+        let instruction = layer.instruction.as_deref().unwrap_or("(no history)");
+        let content = format!("{:>8} {} {instruction}", size(layer.size), self.bar(layer.size));
+        let room = self.columns - 8;
+        format!("{:>3} │ {} │", at + 1, pad(&shorten(&content, room), room))
+    }
+
+    /// How big the layer is beside the largest of all images.
+    fn bar(&self, bytes: u64) -> String {
+        const EIGHTHS: [&str; 8] = ["", "▏", "▎", "▍", "▌", "▋", "▊", "▉"];
+        let eighths = match self.largest {
+            0 => 0,
+            largest => (u128::from(bytes) * (BAR as u128 * 8)).div_ceil(u128::from(largest)) as usize,
+        };
+        pad(&("█".repeat(eighths / 8) + EIGHTHS[eighths % 8]), BAR)
+    }
+}
+
+/// `A` to `Z`, then `AA` as in spreadsheets.
+fn letter(at: usize) -> String {
+    let last = char::from(b'A' + (at % 26) as u8);
+    match at / 26 {
+        0 => last.into(),
+        rest => letter(rest - 1) + &last.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stack(name: &str, layers: &[(u64, &str)]) -> Stack {
+        let layer = |(size, instruction): &(u64, &str)| Layer {
+            digest: Digest::of(instruction.as_bytes()),
+            size: *size,
+            instruction: Some(instruction.to_string()),
+        };
+        Stack { name: name.into(), platform: "linux/amd64".into(), layers: layers.iter().map(layer).collect() }
+    }
+
+    fn samples() -> Vec<Stack> {
+        let base = (29_700_000, "debian.sh --arch 'amd64' out/ 'bookworm'");
+        let long = "RUN set -x && groupadd --system --gid 101 nginx && useradd --system --gid nginx --no-create-home";
+        vec![
+            stack("nginx:1.29", &[base, (41_200_000, long), (627, "COPY docker-entrypoint.sh /")]),
+            stack(
+                "httpd:2.4",
+                &[base, (2_900_000, "RUN apt-get install -y libapr1"), (627, "COPY httpd-foreground /")],
+            ),
+            stack("scratch:1", &[]),
+        ]
+    }
+
+    #[test]
+    fn stacks_show_what_they_share_on_80_columns() {
+        insta::assert_snapshot!(stacks(&samples(), 80));
+    }
+
+    #[test]
+    fn one_stack_alone_is_all_its_own() {
+        insta::assert_snapshot!(stacks(&samples()[..1], 60));
+    }
+
+    #[test]
+    fn no_line_is_wider_than_asked_for() {
+        for columns in [50, 80, 100, 200] {
+            let drawing = stacks(&samples(), columns);
+            assert!(drawing.lines().take_while(|line| !line.contains("images,")).all(|line| width(line) <= columns));
+        }
+    }
+
+    #[test]
+    fn a_layer_that_stands_twice_counts_once() {
+        let twice = stack("x", &[(10, "a"), (10, "a")]);
+        assert_eq!(own_size(&twice), 10);
+        assert!(together(&[twice.clone(), twice]).contains("20 B apart, 10 B together: 10 B (50 %)"));
+    }
+
+    #[test]
+    fn letters_go_on_after_z() {
+        assert_eq!([letter(0), letter(25), letter(26), letter(52)], ["A", "Z", "AA", "BA"]);
+    }
+}

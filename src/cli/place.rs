@@ -1,0 +1,108 @@
+//! From names and settings to places: a registry, the store.
+
+use std::sync::Arc;
+
+use super::Context;
+use super::config::{Insecure, Settings};
+use super::image::ImageFlags;
+use crate::content::Source;
+use crate::error::Result;
+use crate::event::Events;
+use crate::local::{Layout, WithLocal};
+use crate::oci::Reference;
+use crate::registry::{self, Credential, Registry, Verify};
+use crate::store::Store;
+
+/// Where an image is looked at.
+pub enum Place {
+    /// At its registry.
+    Registry(Registry),
+    /// In the store.
+    Store(Store),
+}
+
+impl Place {
+    /// The place that `flags` ask for.
+    ///
+    /// # Errors
+    /// When the store cannot be opened.
+    pub fn of(flags: &ImageFlags, context: &Context, events: Events) -> Result<Place> {
+        match flags.local {
+            true => Ok(Place::Store(store(context, events)?)),
+            false => Ok(Place::Registry(registry(&context.settings, events))),
+        }
+    }
+
+    /// Where `name` is read from.
+    ///
+    /// # Errors
+    /// `Refused` when the trust policy of this machine forbids it.
+    pub fn source(&self, name: &Reference) -> Result<Arc<dyn Source>> {
+        match self {
+            Place::Registry(registry) => Ok(Arc::new(registry.repository(name)?)),
+            Place::Store(store) => Ok(Arc::new(store.clone())),
+        }
+    }
+
+    /// The tags of the repository of `name`.
+    ///
+    /// # Errors
+    /// Those of the place.
+    pub async fn tags(&self, name: &Reference) -> Result<Vec<String>> {
+        match self {
+            Place::Registry(registry) => registry.tags(name).await,
+            Place::Store(store) => tags_in(store, name).await,
+        }
+    }
+}
+
+async fn tags_in(store: &Store, name: &Reference) -> Result<Vec<String>> {
+    let references = store.images().await?.into_iter().filter_map(|image| image.reference);
+    let same = references.filter(|reference| reference.name() == name.name());
+    let mut tags: Vec<String> = same.filter_map(|reference| reference.tag().map(str::to_owned)).collect();
+    tags.sort();
+    Ok(tags)
+}
+
+/// The store of this user.
+///
+/// # Errors
+/// When it cannot be opened.
+pub fn store(context: &Context, events: Events) -> Result<Store> {
+    Ok(Store::open(&context.settings.store.value)?.observed(events, context.cancel.clone()))
+}
+
+/// Registries as the settings say. Reads no file and opens no connection.
+pub fn registry(settings: &Settings, events: Events) -> Registry {
+    Registry::new(options(settings), events)
+}
+
+fn options(settings: &Settings) -> registry::Options {
+    let creds = settings.creds.value.clone();
+    registry::Options {
+        insecure: match settings.insecure.value.clone() {
+            Insecure::No => registry::Insecure::None,
+            Insecure::Every => registry::Insecure::All,
+            Insecure::Hosts(hosts) => registry::Insecure::Hosts(hosts),
+        },
+        verify: if settings.tls_verify.value { Verify::Usual } else { Verify::Never },
+        ca_files: settings.ca_file.value.clone().into_iter().collect(),
+        cert_dir: settings.cert_dir.value.clone(),
+        authfile: settings.authfile.value.clone(),
+        credential: creds.map(|creds| Credential::password(creds.user, creds.password)),
+        ..registry::Options::default()
+    }
+}
+
+/// `source`, with the blobs of the layouts that the settings name before those of the network.
+///
+/// # Errors
+/// When one of the folders is no image layout.
+pub fn with_local(source: Arc<dyn Source>, settings: &Settings) -> Result<Arc<dyn Source>> {
+    let folders = &settings.from.value;
+    if folders.is_empty() {
+        return Ok(source);
+    }
+    let layouts = folders.iter().map(|folder| Layout::open(folder)).collect::<Result<_>>()?;
+    Ok(Arc::new(WithLocal { inner: source, layouts }))
+}

@@ -1,0 +1,153 @@
+//! Progress as whole lines, a few seconds apart: for logs and pipes.
+
+use std::io::Write;
+use std::time::Duration;
+
+use super::{Display, Snapshot};
+use crate::cli::output::{duration, escape, percent, rate, size};
+use crate::event::Event;
+
+/// Time between two lines of progress.
+const INTERVAL: Duration = Duration::from_secs(3);
+
+/// Writes lines to `to`.
+pub(super) struct Lines<W> {
+    to: W,
+    last: Duration,
+}
+
+impl<W: Write + Send> Lines<W> {
+    pub(super) fn new(to: W) -> Lines<W> {
+        Lines { to, last: Duration::ZERO }
+    }
+
+    fn line(&mut self, line: &str) {
+        // Nobody can be told when standard error is gone.
+        let _ = writeln!(self.to, "{line}");
+    }
+}
+
+impl<W: Write + Send> Display for Lines<W> {
+    fn interval(&self) -> Duration {
+        INTERVAL
+    }
+
+    fn event(&mut self, event: &Event, snapshot: &Snapshot) {
+        if matches!(event, Event::Planned { blobs } if !blobs.is_empty()) {
+            self.line(&plan(snapshot));
+        }
+        if let Some(line) = remark(event) {
+            self.line(&line);
+        }
+    }
+
+    fn tick(&mut self, snapshot: &Snapshot) {
+        if snapshot.elapsed >= self.last + INTERVAL && snapshot.size > snapshot.done {
+            self.last = snapshot.elapsed;
+            self.line(&progress(snapshot));
+        }
+    }
+
+    fn finish(&mut self, _: &Snapshot) {}
+}
+
+/// What is to be done.
+fn plan(snapshot: &Snapshot) -> String {
+    let missing = snapshot.size.saturating_sub(snapshot.done);
+    let mut line = match snapshot.blobs {
+        0 => "nothing to move".into(),
+        1 => format!("1 blob to move, {}", size(missing)),
+        n => format!("{n} blobs to move, {}", size(missing)),
+    };
+    if snapshot.resumed > 0 {
+        line.push_str(&format!("; {} resumed", size(snapshot.resumed)));
+    }
+    if snapshot.held > 0 {
+        line.push_str(&format!("; {} already here", size(snapshot.held)));
+    }
+    line
+}
+
+fn progress(snapshot: &Snapshot) -> String {
+    let left = snapshot.left().map_or_else(|| "standing still".into(), |left| format!("{} left", duration(left)));
+    format!(
+        "{} of {} ({} %), {}, {left}, {} of {} blobs done",
+        size(snapshot.done),
+        size(snapshot.size),
+        percent(snapshot.done, snapshot.size),
+        rate(snapshot.rate),
+        snapshot.finished,
+        snapshot.blobs,
+    )
+}
+
+/// What a person should know at once, as a line that is safe for a terminal.
+pub(super) fn remark(event: &Event) -> Option<String> {
+    match event {
+        Event::Retried { what, why, wait } => {
+            let pause = if wait.is_zero() { "at once".into() } else { format!("in {}", duration(*wait)) };
+            Some(format!("retry {pause}: {}: {}", escape(what), escape(why)))
+        }
+        Event::Waiting { what } => Some(format!("waiting for {}", escape(what))),
+        Event::Left { host, why } => Some(format!("{} is not asked any more: {}", escape(host), escape(why))),
+        _ => serious(event),
+    }
+}
+
+/// What a person should know even when nothing else is shown.
+pub(super) fn serious(event: &Event) -> Option<String> {
+    match event {
+        Event::Warning { text } => Some(format!("warning: {}", escape(text))),
+        Event::Failed { name, why } => Some(format!("failed: {}: {}", escape(name), escape(why))),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tally::{Tally, samples::*};
+    use super::*;
+    use crate::content::Holding;
+
+    fn shown(steps: &[(u64, Event)]) -> String {
+        let mut tally = Tally::default();
+        let mut lines = Lines::new(Vec::new());
+        for (second, event) in steps {
+            tally.apply(event);
+            let snapshot = tally.snapshot(Duration::from_secs(*second));
+            lines.event(event, &snapshot);
+            lines.tick(&snapshot);
+        }
+        String::from_utf8(lines.to).unwrap()
+    }
+
+    #[test]
+    fn lines_are_whole_and_seconds_apart() {
+        const MB: u64 = 1_000_000;
+        let plan = planned(&[
+            ("a", 100 * MB, Holding::Missing),
+            ("b", 50 * MB, Holding::Partial(20 * MB)),
+            ("c", 30 * MB, Holding::Whole),
+        ]);
+        let mut steps = vec![(0, plan), (0, started("a", 0)), (0, started("b", 20 * MB))];
+        steps.extend((1..=7).map(|second| (second, bytes("a", 10 * MB))));
+        insta::assert_snapshot!(shown(&steps), @r"
+        2 blobs to move, 130 MB; 20.0 MB resumed; 30.0 MB already here
+        50.0 MB of 150 MB (33 %), 10.0 MB/s, 10.0 s left, 0 of 2 blobs done
+        80.0 MB of 150 MB (53 %), 10.0 MB/s, 7.0 s left, 0 of 2 blobs done
+        ");
+    }
+
+    #[test]
+    fn text_of_a_server_stays_on_its_line() {
+        let retried =
+            Event::Retried { what: "sha256:0".into(), why: "HTTP 500\r\u{1b}[A".into(), wait: Duration::from_secs(2) };
+        assert_eq!(shown(&[(0, retried)]), "retry in 2.0 s: sha256:0: HTTP 500\\r\\u{1b}[A\n");
+    }
+
+    #[test]
+    fn nothing_to_move_is_said_in_one_line() {
+        let plan = planned(&[("a", 4200, Holding::Whole)]);
+        assert_eq!(shown(&[(0, plan)]), "nothing to move; 4.20 kB already here\n");
+    }
+}
