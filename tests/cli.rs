@@ -27,7 +27,7 @@ fn every_command_has_help() {
     let commands = help.split("Commands:").nth(1).unwrap().split("\n\n").next().unwrap();
     let names: Vec<&str> = commands.lines().filter_map(|line| line.split_whitespace().next()).collect();
     assert!(names.len() >= 20, "{names:?}");
-    for name in names {
+    for name in names.into_iter().filter(|name| *name != "help") {
         let output = Layerpull::new().args([name, "--help"]).run().success();
         assert!(output.stdout.contains("Usage: layerpull") && output.stderr.is_empty(), "{name}");
     }
@@ -54,7 +54,7 @@ fn what_makes_no_sense_ends_with_2_and_nothing_on_stdout() {
         "login h.example",
         "catalog mysql",
         "serve --listen 0.0.0.0:0",
-        "--config /nowhere/c.toml images",
+        "--config-file /nowhere/c.toml images",
     ];
     for words in wrong {
         let output = run(words).code(2);

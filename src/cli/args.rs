@@ -278,7 +278,7 @@ mod tests {
     #[test]
     fn a_flag_takes_a_value_in_every_command_or_in_none() {
         let clap = Cli::command();
-        let all = || clap.get_subcommands().flat_map(Clap::get_arguments);
+        let all = || clap.get_subcommands().chain([&clap]).flat_map(Clap::get_arguments);
         for arg in all() {
             let name = arg.get_long();
             let same = all().filter(|other| name.is_some() && other.get_long() == name);

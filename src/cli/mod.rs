@@ -130,7 +130,7 @@ async fn dispatch(command: Command, context: &Context) -> anyhow::Result<()> {
         Command::Rm(args) => context.until_cancelled(rm::run(args, context)).await,
         Command::Gc(args) => gc::run(args, context).await,
         Command::Verify(args) => verify::run(args, context).await,
-        Command::Login(args) => context.until_cancelled(login::run(args, context)).await,
+        Command::Login(args) => login::run(args, context).await,
         Command::Logout(args) => context.until_cancelled(logout::run(args, context)).await,
         Command::Serve(args) => serve::run(args, context).await,
         Command::Config(args) => commands::config::run(args, context),

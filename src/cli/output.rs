@@ -136,12 +136,15 @@ pub fn table(rows: &[Vec<String>]) -> String {
     })
 }
 
-/// `value` as JSON over several lines, safe for a terminal, with a line break at the end.
+/// `value` as JSON over several lines, indented as skopeo does, safe for a terminal, with a line break at the end.
 ///
 /// # Errors
 /// When `value` has no form in JSON.
 pub fn json(value: &impl Serialize) -> serde_json::Result<String> {
-    Ok(escape_json(&serde_json::to_string_pretty(value)?) + "\n")
+    let mut bytes = Vec::new();
+    let formatter = serde_json::ser::PrettyFormatter::with_indent(b"    ");
+    value.serialize(&mut serde_json::Serializer::with_formatter(&mut bytes, formatter))?;
+    Ok(escape_json(&String::from_utf8_lossy(&bytes)) + "\n")
 }
 
 /// `value` as JSON on one line, safe for a terminal, with a line break at the end.

@@ -67,8 +67,6 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
 #[serde(rename_all = "PascalCase")]
 struct Description {
     name: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    tag: Option<String>,
     digest: String,
     repo_tags: Vec<String>,
     created: Option<String>,
@@ -97,7 +95,6 @@ fn describe(name: &Reference, seen: &Look, repo_tags: Vec<String>) -> Descriptio
     let config = seen.config();
     Description {
         name: name.name(),
-        tag: name.tag().map(str::to_owned),
         digest: seen.root.digest.to_string(),
         repo_tags,
         created: config.created,

@@ -2,6 +2,8 @@
 
 use std::io::{IsTerminal as _, Read as _};
 
+use rustix::termios::{self, OptionalActions};
+
 use super::catalog::host;
 use crate::cli::Context;
 use crate::cli::config::RegistryFlags;
@@ -41,9 +43,18 @@ pub struct Args {
 pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     let registry = registry(&context.settings, context.notices());
     let host = args.host.clone();
+    let terminal = termios::tcgetattr(std::io::stdin()).ok();
     // A prompt waits for a person: not on a worker.
-    let (user, password) = tokio::task::spawn_blocking(|| ask(args)).await??;
-    let kept = registry.login(&host, Credential::password(user, password)).await?;
+    let (user, password) = tokio::select! {
+        asked = tokio::task::spawn_blocking(|| ask(args)) => asked??,
+        () = context.cancel.cancelled() => {
+            // The prompt had switched the echo off, and nobody else will switch it on again.
+            let _ = terminal.map(|modes| termios::tcsetattr(std::io::stdin(), OptionalActions::Now, &modes));
+            return Err(Error::Interrupted.into());
+        }
+    };
+    let login = registry.login(&host, Credential::password(user, password));
+    let kept = context.until_cancelled(async { Ok(login.await?) }).await?;
     note(&format!("credentials kept {}", place_of(&kept)));
     Ok(print("Login Succeeded\n")?)
 }

@@ -13,7 +13,7 @@ use crate::oci::Platform;
 pub struct Common {
     /// Configuration file [default: $XDG_CONFIG_HOME/layerpull/config.toml]
     #[arg(long, value_name = "FILE", global = true, help_heading = "Common options")]
-    pub config: Option<PathBuf>,
+    pub config_file: Option<PathBuf>,
     /// Folder of the store [default: $XDG_DATA_HOME/layerpull]
     #[arg(long, value_name = "DIR", global = true, help_heading = "Common options")]
     pub store: Option<PathBuf>,

@@ -156,7 +156,7 @@ impl Settings {
     /// # Errors
     /// `Usage` with the origin of a value that makes no sense; `Store` when the file cannot be read.
     pub fn gather(flags: Flags, environment: Environment<'_>) -> Result<Settings> {
-        let file = find_file(flags.common.config.as_deref(), environment)?;
+        let file = find_file(flags.common.config_file.as_deref(), environment)?;
         let from = Layers { environment, file };
         let Flags { common, registry, transfer, platform, listen } = flags;
         let defaults = transfer::Settings::default();

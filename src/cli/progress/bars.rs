@@ -32,7 +32,7 @@ enum Palette {
 
 impl Bars {
     pub(super) fn new(surroundings: Surroundings) -> Bars {
-        let screen = MultiProgress::with_draw_target(ProgressDrawTarget::stderr_with_hz(20));
+        let screen = MultiProgress::with_draw_target(ProgressDrawTarget::stderr_with_hz(10));
         let palette = if surroundings.colour { Palette::Coloured } else { Palette::Plain };
         Bars { screen, lines: Vec::new(), palette, drawn: None }
     }
