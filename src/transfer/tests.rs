@@ -1,5 +1,6 @@
 //! The engine against places in memory, under a paused clock.
 
+mod bounds;
 mod faults;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -65,10 +66,15 @@ impl Registry {
     fn image(&mut self, name: &str, layers: &[&Descriptor]) {
         let config = self.blob(10, name.len() as u8);
         let layers: Vec<_> = layers.iter().map(|layer| serde_json::to_value(layer).unwrap()).collect();
-        let json = serde_json::json!({"schemaVersion": 2, "config": config, "layers": layers});
-        let raw = RawManifest::new(None, serde_json::to_vec(&json).unwrap().into()).unwrap();
-        self.tags.insert(name.into(), raw.descriptor());
+        self.manifest(name, &serde_json::json!({"schemaVersion": 2, "config": config, "layers": layers}));
+    }
+
+    fn manifest(&mut self, name: &str, json: &serde_json::Value) -> Descriptor {
+        let raw = RawManifest::new(None, serde_json::to_vec(json).unwrap().into()).unwrap();
+        let descriptor = raw.descriptor();
+        self.tags.insert(name.into(), descriptor.clone());
         self.manifests.insert(raw.digest.clone(), raw);
+        descriptor
     }
 
     fn meets(&self, blob: &Descriptor, script: &[Meets]) {
@@ -92,6 +98,7 @@ impl Source for At {
         self.0.tags.get(name.tag().unwrap_or_default()).cloned().ok_or_else(missing)
     }
     async fn manifest(&self, descriptor: &Descriptor) -> Result<RawManifest> {
+        lock(&self.0.asked).push((descriptor.digest.clone(), 0..descriptor.size));
         Ok(self.0.manifests[&descriptor.digest].clone())
     }
     fn origins(&self, blob: &Descriptor) -> Vec<Arc<dyn Origin>> {
