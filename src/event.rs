@@ -56,7 +56,7 @@ pub enum Event {
         /// What kind of place that is.
         provenance: Provenance,
     },
-    /// Bytes that had arrived must be fetched again.
+    /// Bytes came in vain: they were there already, or must be fetched again. The cause tells which.
     Lost {
         /// The blob.
         blob: Digest,

@@ -114,7 +114,7 @@ impl Served {
             let names = names.clone();
             async move { Ok(names) }.boxed()
         });
-        Served::content(Content { source: Arc::new(memory), listing }, access).await
+        Served::content(Content { source: Arc::new(memory), listing, guarding: None }, access).await
     }
 
     async fn content(content: Content, access: Access) -> Served {
@@ -333,7 +333,7 @@ async fn a_stop_ends_within_two_seconds_though_a_client_takes_nothing() {
     let image = Image::build().layer(Blob::noise(1, 200 << 20)).finish();
     let served = Served::open(&[("x:1", &image)]).await;
     let mut stream = tokio::net::TcpStream::connect(served.address).await.unwrap();
-    let request = format!("GET /v2/x/blobs/{} HTTP/1.1\r\nHost: x\r\n\r\n", image.layer(0).digest());
+    let request = format!("GET /v2/x/blobs/{} HTTP/1.1\r\nHost: localhost\r\n\r\n", image.layer(0).digest());
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut head = [0; 12];
     stream.read_exact(&mut head).await.unwrap();
@@ -344,7 +344,8 @@ async fn a_stop_ends_within_two_seconds_though_a_client_takes_nothing() {
 
 #[tokio::test]
 async fn a_network_address_needs_a_word_about_credentials() {
-    let content = Content { source: Arc::new(Memory::default()), listing: Arc::new(|| async { Ok(vec![]) }.boxed()) };
+    let listing = Arc::new(|| async { Ok(vec![]) }.boxed());
+    let content = Content { source: Arc::new(Memory::default()), listing, guarding: None };
     let refused = Server::bind("0.0.0.0:0".parse().unwrap(), Access::Loopback, content).await;
     assert!(matches!(refused, Err(Error::Usage(text)) if text.contains("--no-auth")));
 }

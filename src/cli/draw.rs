@@ -65,10 +65,10 @@ fn owners(stacks: &[Stack]) -> BTreeMap<&Digest, BTreeSet<usize>> {
 /// What it costs to have all of them.
 fn together(stacks: &[Stack]) -> String {
     let layers = || stacks.iter().flat_map(|stack| &stack.layers);
-    let apart: u64 = stacks.iter().map(own_size).sum();
+    let apart = total(stacks.iter().map(own_size));
     let once: BTreeMap<&Digest, u64> = layers().map(|layer| (&layer.digest, layer.size)).collect();
-    let once: u64 = once.values().sum();
-    match apart - once {
+    let once = total(once.into_values());
+    match apart.saturating_sub(once) {
         0 => format!("\n{} images share nothing: {}\n", stacks.len(), size(apart)),
         saved => format!(
             "\n{} images, {} apart, {} together: {} ({} %) need not travel twice\n",
@@ -83,7 +83,12 @@ fn together(stacks: &[Stack]) -> String {
 
 /// The layers of one image, each once.
 fn own_size(stack: &Stack) -> u64 {
-    stack.layers.iter().map(|layer| (&layer.digest, layer.size)).collect::<BTreeMap<_, _>>().values().sum()
+    total(stack.layers.iter().map(|layer| (&layer.digest, layer.size)).collect::<BTreeMap<_, _>>().into_values())
+}
+
+/// A sum of sizes, which registries may state as they like.
+fn total(sizes: impl Iterator<Item = u64>) -> u64 {
+    sizes.fold(0, u64::saturating_add)
 }
 
 struct Drawing<'a> {
@@ -134,7 +139,7 @@ impl Drawing<'_> {
     /// What is said about the run of layers that begins at `top` and goes down.
     fn label(&self, top: usize, sharers: &BTreeSet<usize>) -> String {
         let run = self.stack.layers[..=top].iter().rev().take_while(|layer| self.sharers(layer) == *sharers);
-        let bytes = size(run.map(|layer| layer.size).sum());
+        let bytes = size(total(run.map(|layer| layer.size)));
         let names: Vec<String> = sharers.iter().map(|&at| letter(at)).collect();
         match (names.is_empty(), self.owners.len()) {
             (true, _) => format!(" {bytes} only here "),

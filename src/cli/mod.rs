@@ -14,6 +14,7 @@ mod draw;
 pub mod exit;
 mod image;
 pub mod output;
+mod patient;
 pub mod place;
 pub mod progress;
 mod results;
@@ -31,6 +32,7 @@ use tokio_util::sync::CancellationToken;
 use crate::error::{Error, Result};
 use crate::event::Events;
 use crate::oci::{Platform, Reference};
+use crate::transfer::Transfer;
 use args::{Arranged, Cli, Command};
 use commands::*;
 use config::Settings;
@@ -67,6 +69,11 @@ impl Context {
     /// Reads the name of an image.
     fn reference(&self, text: &str) -> Result<Reference> {
         Ok(text.parse::<Reference>()?)
+    }
+
+    /// The patience that the settings give, for transfers and for small requests.
+    fn transfer(&self, events: Events) -> Transfer {
+        Transfer { settings: self.settings.transfer(), events, cancel: self.cancel.clone() }
     }
 
     /// Shows what a person should know, for commands without progress.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::Context;
 use super::config::{Insecure, Settings};
 use super::image::ImageFlags;
+use super::patient::Patient;
 use crate::content::Source;
 use crate::error::Result;
 use crate::event::Events;
@@ -12,11 +13,12 @@ use crate::local::{Layout, WithLocal};
 use crate::oci::Reference;
 use crate::registry::{self, Credential, Registry, Verify};
 use crate::store::Store;
+use crate::transfer::Transfer;
 
 /// Where an image is looked at.
 pub enum Place {
-    /// At its registry.
-    Registry(Registry),
+    /// At its registry, with patience.
+    Registry(Registry, Transfer),
     /// In the store.
     Store(Store),
 }
@@ -29,7 +31,7 @@ impl Place {
     pub fn of(flags: &ImageFlags, context: &Context, events: Events) -> Result<Place> {
         match flags.local {
             true => Ok(Place::Store(store(context, events)?)),
-            false => Ok(Place::Registry(registry(&context.settings, events))),
+            false => Ok(Place::Registry(registry(&context.settings, events.clone()), context.transfer(events))),
         }
     }
 
@@ -39,7 +41,9 @@ impl Place {
     /// `Refused` when the trust policy of this machine forbids it.
     pub fn source(&self, name: &Reference) -> Result<Arc<dyn Source>> {
         match self {
-            Place::Registry(registry) => Ok(Arc::new(registry.repository(name)?)),
+            Place::Registry(registry, transfer) => {
+                Ok(Arc::new(Patient { inner: Arc::new(registry.repository(name)?), transfer: transfer.clone() }))
+            }
             Place::Store(store) => Ok(Arc::new(store.clone())),
         }
     }
@@ -50,7 +54,7 @@ impl Place {
     /// Those of the place.
     pub async fn tags(&self, name: &Reference) -> Result<Vec<String>> {
         match self {
-            Place::Registry(registry) => registry.tags(name).await,
+            Place::Registry(registry, transfer) => transfer.persist(&name.name(), || registry.tags(name)).await,
             Place::Store(store) => tags_in(store, name).await,
         }
     }

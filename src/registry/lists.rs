@@ -16,6 +16,8 @@ use crate::oci::{Descriptor, Digest, Index, Manifest, MediaType, RawManifest};
 const MAX_PAGES: usize = 1000;
 const MAX_ENTRIES: usize = 200_000;
 const MAX_PAGE: usize = MAX_MANIFEST_SIZE as usize;
+/// Bytes of all pages of a list: the entries are kept in memory, and one may be as long as a page.
+const MAX_LIST: usize = 64 * 1024 * 1024;
 const PAGE: usize = 1000;
 
 #[derive(Deserialize)]
@@ -54,8 +56,7 @@ where
         if !answer.status().is_success() {
             return Err(session.failure(answer).await);
         }
-        let page: P = json(answer).await?;
-        all.extend(read(page));
+        all.extend(read(pages.read(answer).await?));
         pages.bound(all.len(), session)?;
     }
     Ok(all.into_iter().collect())
@@ -78,7 +79,7 @@ pub(super) async fn referrers(
     while let Some(answer) = pages.next(session).await? {
         let is_index = answer.header("content-type").is_some_and(|t| MediaType::new(t).is_index());
         match answer.status().as_u16() {
-            200 if is_index => all.extend(json::<Index>(answer).await?.manifests),
+            200 if is_index => all.extend(pages.read::<Index>(answer).await?.manifests),
             // Not this API: some proxies answer with a page of their own.
             200 | 400 | 404 | 405 | 501 => return Ok(None),
             _ => return Err(session.failure(answer).await),
@@ -102,22 +103,17 @@ pub(super) fn children(raw: &RawManifest, place: &str) -> Result<Vec<Descriptor>
     }
 }
 
-async fn json<P: for<'a> Deserialize<'a>>(answer: Answer) -> Result<P> {
-    let (place, what) = (answer.place.clone(), answer.what.clone());
-    let body = answer.bytes(MAX_PAGE).await?;
-    serde_json::from_slice(&body).map_err(|e| Error::Invalid { what, place, why: format!("no valid list: {e}") })
-}
-
 /// Follows `Link: <…>; rel="next"`; the end is where there is none.
 struct Pages {
     ask: Ask,
     more: bool,
     seen: HashSet<String>,
+    bytes: usize,
 }
 
 impl Pages {
     fn new(ask: Ask) -> Pages {
-        Pages { ask, more: true, seen: HashSet::new() }
+        Pages { ask, more: true, seen: HashSet::new(), bytes: 0 }
     }
 
     async fn next(&mut self, session: &Session) -> Result<Option<Answer>> {
@@ -139,12 +135,20 @@ impl Pages {
         Ok(Some(answer))
     }
 
+    /// The content of a page.
+    async fn read<P: for<'a> Deserialize<'a>>(&mut self, answer: Answer) -> Result<P> {
+        let (place, what) = (answer.place.clone(), answer.what.clone());
+        let body = answer.bytes(MAX_PAGE).await?;
+        self.bytes += body.len();
+        serde_json::from_slice(&body).map_err(|e| Error::Invalid { what, place, why: format!("no valid list: {e}") })
+    }
+
     fn bound(&self, entries: usize, session: &Session) -> Result<()> {
-        if entries <= MAX_ENTRIES {
+        if entries <= MAX_ENTRIES && self.bytes <= MAX_LIST {
             return Ok(());
         }
         let (what, place) = (self.ask.what.clone(), session.registry().to_owned());
-        Err(Error::Invalid { what, place, why: format!("more than {MAX_ENTRIES} entries") })
+        Err(Error::Invalid { what, place, why: format!("more than {MAX_ENTRIES} entries or {MAX_LIST} bytes") })
     }
 }
 

@@ -1,12 +1,13 @@
 //! Who may read.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use http::HeaderMap;
-use http::header::AUTHORIZATION;
+use http::header::{AUTHORIZATION, HOST};
+use http::uri::Authority;
+use http::{HeaderMap, Uri};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
@@ -48,6 +49,16 @@ impl Access {
         }
     }
 
+    /// Whether a request names this server. On loopback without credentials it must be by `localhost` or an address: a
+    /// page in a browser reaches loopback by a name of its own that resolves to it (DNS rebinding), and would read all.
+    pub(super) fn is_meant_by(&self, uri: &Uri, headers: &HeaderMap) -> bool {
+        let Access::Loopback = self else { return true };
+        let is_ours = |authority: &str| authority.parse().is_ok_and(|authority: Authority| is_local(authority.host()));
+        let hosts = headers.get_all(HOST).iter().map(|value| value.to_str().unwrap_or_default());
+        // Browsers always say whom they mean; HTTP/1.0 need not.
+        hosts.chain(uri.authority().map(Authority::as_str)).all(is_ours)
+    }
+
     /// Whether a request with these headers may read.
     pub(super) fn admits(&self, headers: &HeaderMap) -> bool {
         match self {
@@ -83,6 +94,13 @@ impl Users {
         let expected = known.copied().unwrap_or_else(|| hash(""));
         bool::from(given.ct_eq(&expected)) && known.is_some()
     }
+}
+
+/// Whether a host is `localhost`, below it (RFC 6761, 6.3), or an address.
+fn is_local(host: &str) -> bool {
+    let host = host.trim_end_matches('.').to_ascii_lowercase();
+    let address = host.trim_start_matches('[').trim_end_matches(']');
+    host == "localhost" || host.ends_with(".localhost") || address.parse::<IpAddr>().is_ok()
 }
 
 fn user(line: &str) -> Result<(String, [u8; 32])> {
@@ -137,6 +155,25 @@ mod tests {
             assert!(!error.contains("secret"), "{error}");
         }
         assert!(!format!("{:?}", Users::one("me", "secret")).contains("secret"));
+    }
+
+    #[test]
+    fn on_loopback_only_a_request_that_means_this_machine_is_answered() {
+        let named = |host: &str| HeaderMap::from_iter([(HOST, host.parse().unwrap())]);
+        let (root, open) = (Uri::from_static("/v2/"), Access::Loopback);
+        for host in ["localhost", "LOCALHOST:5000", "a.localhost:1", "127.0.0.1:5000", "[::1]:5000", "10.0.0.1"] {
+            assert!(open.is_meant_by(&root, &named(host)), "{host}");
+        }
+        for host in ["evil.example", "evil.example:5000", "localhost.evil.example", "127.0.0.1.evil.example", "", "@"] {
+            assert!(!open.is_meant_by(&root, &named(host)), "{host}");
+            assert!(Access::NoAuth.is_meant_by(&root, &named(host)));
+            assert!(Access::Users(Users::one("a", "b")).is_meant_by(&root, &named(host)));
+        }
+        assert!(open.is_meant_by(&root, &HeaderMap::new()));
+        assert!(!open.is_meant_by(&Uri::from_static("http://evil.example/v2/"), &named("localhost")));
+        let mut two = named("localhost");
+        two.append(HOST, "evil.example".parse().unwrap());
+        assert!(!open.is_meant_by(&root, &two));
     }
 
     #[test]

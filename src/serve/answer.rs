@@ -1,6 +1,7 @@
 //! From a request to its answer.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::future::BoxFuture;
 use http::header::{self, HeaderName, HeaderValue};
@@ -27,6 +28,15 @@ const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api
 /// The names that the content has now, each with its root.
 pub type Listing = Arc<dyn Fn() -> BoxFuture<'static, Result<Vec<(Reference, Descriptor)>>> + Send + Sync>;
 
+/// Kept while an answer is made: what it reads is not taken away meanwhile.
+pub type Guard = Box<dyn Send>;
+
+/// Takes a [`Guard`], or waits for it.
+pub type Guarding = Arc<dyn Fn() -> BoxFuture<'static, Result<Guard>> + Send + Sync>;
+
+/// How long a request waits for its guard, before the client is told to come again.
+const GUARD_PATIENCE: Duration = Duration::from_secs(20);
+
 /// What is served.
 #[derive(Clone)]
 pub struct Content {
@@ -34,17 +44,24 @@ pub struct Content {
     pub source: Arc<dyn Source>,
     /// Asked at every request, so that what was pulled a moment ago is served.
     pub listing: Listing,
+    /// Taken at every request until its answer begins. Nothing, where nothing is ever taken away.
+    pub guarding: Option<Guarding>,
 }
 
 impl Content {
-    /// All images of `store` that have a name. What a `gc` takes away meanwhile is not found from then on.
+    /// All images of `store` that have a name. A `gc` waits for the answers that are being made, and they for it; not
+    /// for bodies on their way, whose files are open: a slow client keeps nobody waiting.
     pub fn of(store: &Store) -> Content {
-        let listed = store.clone();
+        let (listed, guarded) = (store.clone(), store.clone());
+        let guarding: Guarding = Arc::new(move || {
+            let store = guarded.clone();
+            Box::pin(async move { Ok(Box::new(store.share().await?) as Guard) })
+        });
         let listing: Listing = Arc::new(move || {
             let store = listed.clone();
             Box::pin(async move { store.names().await })
         });
-        Content { source: Arc::new(store.clone()), listing }
+        Content { source: Arc::new(store.clone()), listing, guarding: Some(guarding) }
     }
 }
 
@@ -67,6 +84,9 @@ impl Answers {
     }
 
     async fn try_answer(&self, request: &http::Request<Incoming>) -> Result<Response<Body>, Failure> {
+        if !self.access.is_meant_by(request.uri(), request.headers()) {
+            return Err(Failure::misdirected());
+        }
         if !self.access.admits(request.headers()) {
             return Err(Failure::unauthorized());
         }
@@ -77,6 +97,7 @@ impl Answers {
         if endpoint == Endpoint::Ping {
             return Ok(json_answer(json!({}), "application/json"));
         }
+        let _guard = self.guard().await?;
         let names = self.names().await?;
         let find = |name: &str| names.find(name, namespace.as_deref());
         match endpoint {
@@ -89,6 +110,14 @@ impl Answers {
                 find(&name)?;
                 self.referrers(&name, &digest, artifact_type.as_deref(), &page).await
             }
+        }
+    }
+
+    async fn guard(&self) -> Result<Option<Guard>, Failure> {
+        let Some(guarding) = &self.content.guarding else { return Ok(None) };
+        match tokio::time::timeout(GUARD_PATIENCE, guarding()).await {
+            Ok(guard) => guard.map(Some).map_err(|error| Failure::from_store(error, Failure::store())),
+            Err(_) => Err(Failure::busy()),
         }
     }
 

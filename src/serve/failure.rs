@@ -72,6 +72,19 @@ impl Failure {
             .with(header::ALLOW, HeaderValue::from_static("GET, HEAD"))
     }
 
+    /// The request names a host that this server is not.
+    pub(super) fn misdirected() -> Failure {
+        let why =
+            "this registry answers to localhost and to addresses; for other names give it users, or say --no-auth";
+        Failure::new(StatusCode::MISDIRECTED_REQUEST, "DENIED", why)
+    }
+
+    /// Somebody holds the store.
+    pub(super) fn busy() -> Failure {
+        Failure::new(StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE", "the store is being collected; come again")
+            .with(header::RETRY_AFTER, HeaderValue::from_static("5"))
+    }
+
     pub(super) fn unauthorized() -> Failure {
         Failure::new(StatusCode::UNAUTHORIZED, "UNAUTHORIZED", "authentication required")
             .with(header::WWW_AUTHENTICATE, HeaderValue::from_static("Basic realm=\"layerpull\", charset=\"UTF-8\""))

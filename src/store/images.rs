@@ -95,7 +95,7 @@ impl Store {
     pub async fn names(&self) -> Result<Vec<(Reference, Descriptor)>> {
         let disk = self.disk.clone();
         let entries = off(move || Ok(IndexFile::read(&disk.paths)?.entries())).await?;
-        let named = |entry: Entry| Some((entry.name()?.parse().ok()?, entry.descriptor));
+        let named = |entry: Entry| Some((entry.reference()?, entry.descriptor));
         Ok(entries.into_iter().filter_map(named).collect())
     }
 
@@ -143,7 +143,7 @@ impl Known {
     fn stored(&self, folder: &Folder, sizes: &HashMap<Digest, u64>, users: &BTreeMap<Digest, usize>) -> StoredImage {
         let name = self.entry.name().map(str::to_owned);
         let mut image = StoredImage {
-            reference: name.as_deref().filter(|text| text.contains(['/', ':'])).and_then(|text| text.parse().ok()),
+            reference: self.entry.reference(),
             name,
             root: self.entry.descriptor.clone(),
             platforms: self.platforms(folder),
@@ -202,5 +202,28 @@ impl Step {
     /// What was done, as the maker of the image tells.
     pub fn text(&self) -> String {
         self.created_by.as_deref().or(self.comment.as_deref()).unwrap_or_default().to_owned()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_bare_tag_of_another_tool_is_no_repository() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        store.disk.paths.create().unwrap();
+        let digest = Digest::of(b"{}");
+        let entry = |name: &str| {
+            format!(
+                r#"{{"mediaType":"x","digest":"{digest}","size":2,"annotations":{{"{}":"{name}"}}}}"#,
+                super::super::index::REF_NAME
+            )
+        };
+        let index = format!(r#"{{"schemaVersion":2,"manifests":[{},{}]}}"#, entry("latest"), entry("h.example/a:1"));
+        std::fs::write(store.disk.paths.index(), index).unwrap();
+        let names: Vec<String> = store.names().await.unwrap().into_iter().map(|(name, _)| name.to_string()).collect();
+        assert_eq!(names, ["h.example/a:1"]);
     }
 }

@@ -50,6 +50,11 @@ impl Entry {
         annotations.get(IMAGE_NAME).or_else(|| annotations.get(REF_NAME)).map(String::as_str)
     }
 
+    /// The name as a reference. One without a colon or slash is only a tag, and says nothing about the repository.
+    pub fn reference(&self) -> Option<Reference> {
+        self.name().filter(|text| text.contains(['/', ':']))?.parse().ok()
+    }
+
     /// Whether it goes by this name; a digest in `name` plays no part.
     pub fn is_named(&self, name: &str) -> bool {
         [IMAGE_NAME, REF_NAME].iter().filter_map(|key| self.descriptor.annotations.get(*key)).any(|text| {

@@ -2,13 +2,14 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
 use crate::content::file::{Folder, blob_path};
 use crate::error::{Error, Result};
-use crate::oci::Digest;
+use crate::oci::{Algorithm, Digest};
 
 /// The folder inside the layout that is ours alone; other tools must not mind it ("Extra files").
 pub(super) const OWN: &str = ".layerpull";
@@ -121,9 +122,28 @@ impl Paths {
         }
         if !self.marker().exists() {
             self.write_durably(&self.marker(), MARKER)?;
+            // The folder itself is to survive, too.
+            let above = self.root.parent().unwrap_or(&self.root);
+            match sync_folder(above) {
+                // A folder that we may pass through but not read.
+                Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {}
+                synced => synced.map_err(Error::store("sync", above))?,
+            }
         }
-        let blobs = self.blobs().join("sha256");
-        fs::create_dir_all(&blobs).map_err(Error::store("create", &blobs))
+        self.create_blobs(Algorithm::Sha256).map(drop)
+    }
+
+    /// The folder of the blobs of one algorithm. It is made if it is not there, durably: a blob in it may have a name
+    /// before the system writes the folder on its own account.
+    pub fn create_blobs(&self, algorithm: Algorithm) -> Result<PathBuf> {
+        let folder = self.blobs().join(algorithm.as_str());
+        if !folder.is_dir() {
+            fs::create_dir_all(&folder).map_err(Error::store("create", &folder))?;
+            for above in [self.blobs(), self.root.clone()] {
+                sync_folder(&above).map_err(Error::store("sync", &above))?;
+            }
+        }
+        Ok(folder)
     }
 
     /// Puts `bytes` at `target` so that a reader, and the disk after a crash, has the old or the new file and nothing else.
@@ -151,9 +171,14 @@ pub(super) fn sync_folder(folder: &Path) -> io::Result<()> {
     File::open(folder)?.sync_all()
 }
 
-/// The bytes of a file of at most `limit` bytes.
+/// The bytes of a file of at most `limit` bytes. Never waits for the other end of a pipe.
 pub(super) fn read_bounded(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
-    read_all(File::open(path)?, limit)
+    let flags = rustix::fs::OFlags::NONBLOCK.bits() as i32;
+    let file = File::options().read(true).custom_flags(flags).open(path)?;
+    match file.metadata()?.is_file() {
+        true => read_all(file, limit),
+        false => Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file")),
+    }
 }
 
 /// The bytes of an open file of at most `limit` bytes.
@@ -171,5 +196,18 @@ pub(super) fn remove(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pipe_in_the_way_is_refused_and_not_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("index.json");
+        rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, rustix::fs::Mode::RUSR, 0).unwrap();
+        assert_eq!(read_bounded(&path, 10).unwrap_err().kind(), io::ErrorKind::InvalidInput);
     }
 }

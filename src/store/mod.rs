@@ -246,7 +246,10 @@ impl Disk {
         }
         let covered = sync.changed.load(Ordering::Acquire);
         let folder = self.paths.blobs().join(algorithm.as_str());
-        layout::sync_folder(&folder).map_err(Error::store("sync", &folder))?;
+        match layout::sync_folder(&folder) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(Error::store("sync", &folder)(e)),
+            _ => {}
+        }
         *synced = covered;
         Ok(())
     }

@@ -119,6 +119,7 @@ impl Partial {
 /// The data file, and how many bytes of it were there.
 fn open_data(path: &PathBuf, size: u64) -> Result<(File, u64)> {
     let open = || {
+        make_writable(path)?;
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false).mode(0o600);
         let file = options.custom_flags(rustix::fs::OFlags::NOFOLLOW.bits() as i32).open(path)?;
@@ -136,6 +137,17 @@ fn open_data(path: &PathBuf, size: u64) -> Result<(File, u64)> {
         })?;
     }
     Ok((file, len.min(size)))
+}
+
+/// A process that ended between sealing the file and putting it in its place left it read-only.
+fn make_writable(path: &PathBuf) -> io::Result<()> {
+    match fs::symlink_metadata(path) {
+        Ok(meta) if meta.is_file() && meta.permissions().readonly() => {
+            fs::set_permissions(path, Permissions::from_mode(0o600))
+        }
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
+        _ => Ok(()),
+    }
 }
 
 /// Asks for the space now, so that a full disk is noticed before bytes travel, and the file lies in one piece.

@@ -11,7 +11,7 @@ use super::{Store, journal};
 use crate::content::{Begun, Holding, Root, Sink};
 use crate::error::{Error, Result};
 use crate::event::Event;
-use crate::oci::{Descriptor, Digest, Platform, RawManifest, Reference};
+use crate::oci::{Algorithm, Descriptor, Digest, Platform, RawManifest, Reference};
 
 #[async_trait]
 impl Sink for Store {
@@ -56,8 +56,7 @@ impl Sink for Store {
 
     async fn begin(&self, blob: &Descriptor, _: &[String]) -> Result<Begun> {
         self.disk.create()?;
-        let folder = self.disk.paths.blobs().join(blob.digest.algorithm().as_str());
-        std::fs::create_dir_all(&folder).map_err(Error::store("create", &folder))?;
+        self.disk.paths.create_blobs(blob.digest.algorithm())?;
         let path = self.disk.paths.partial(&blob.digest, "lock");
         let Some(lock) = Passing::take(path.clone()).map_err(Error::store("lock", path))? else {
             return Ok(Begun::Busy);
@@ -83,8 +82,7 @@ impl Sink for Store {
         let (disk, bytes) = (self.disk.clone(), manifest.bytes.clone());
         super::off(move || {
             let target = disk.paths.blob(&descriptor.digest);
-            let folder = disk.paths.blobs().join(descriptor.digest.algorithm().as_str());
-            std::fs::create_dir_all(&folder).map_err(Error::store("create", &folder))?;
+            disk.paths.create_blobs(descriptor.digest.algorithm())?;
             disk.paths.write_durably(&target, &bytes)
         })
         .await
@@ -92,6 +90,9 @@ impl Sink for Store {
 
     async fn tag(&self, name: &Reference, root: &Root) -> Result<()> {
         self.require(root).await?;
+        // What another process put in place a moment ago, or one that was killed then, may not be durable yet.
+        let (disk, algorithms) = (self.disk.clone(), [Algorithm::Sha256, Algorithm::Sha384, Algorithm::Sha512]);
+        super::off(move || algorithms.into_iter().try_for_each(|algorithm| disk.sync_blobs(algorithm))).await?;
         let name = kept_name(name);
         let platforms = self.with_former(&name, root).await?;
         let root = Root { platforms, ..root.clone() };
@@ -152,6 +153,24 @@ mod tests {
     use super::*;
     use crate::content::Provenance;
     use bytes::Bytes;
+
+    #[tokio::test]
+    async fn a_blob_that_was_sealed_but_never_put_in_its_place_goes_on() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        let blob = Descriptor::new("application/octet-stream", Digest::of(b"0123456789"), 10);
+        let store = Store::open(dir.path()).unwrap();
+        let Begun::Ingest(ingest) = store.begin(&blob, &[]).await.unwrap() else { panic!("not begun") };
+        ingest.write_at(0, Bytes::from_static(b"0123456789"), Provenance::Registry).await.unwrap();
+        drop(ingest);
+        let data = store.disk.paths.partial(&blob.digest, "data");
+        std::fs::set_permissions(&data, std::fs::Permissions::from_mode(0o444)).unwrap();
+        let Begun::Ingest(ingest) = store.begin(&blob, &[]).await.unwrap() else { panic!("not begun") };
+        // Also root, whom no mode stops, sees whether it was made writable for everybody else.
+        assert_eq!(data.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+        ingest.commit().await.unwrap();
+        assert_eq!(store.holds(&blob).await.unwrap(), Holding::Whole);
+    }
 
     #[tokio::test]
     async fn what_a_reboot_may_have_lost_does_not_count() {

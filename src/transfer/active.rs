@@ -21,9 +21,28 @@ pub(super) struct Active {
     pub(super) verifier: Verifier,
     /// Bytes that were there when this run began.
     pub(super) resumed: u64,
+    traffic: Arc<Traffic>,
+    hosts: Mutex<Vec<Arc<str>>>,
+}
+
+/// Bytes that came, counted when they come: also those of connections that end after their blob.
+#[derive(Debug, Default)]
+pub(super) struct Traffic {
     moved: AtomicU64,
     local: AtomicU64,
-    hosts: Mutex<Vec<Arc<str>>>,
+}
+
+impl Traffic {
+    /// Counts bytes that came from a place of this kind.
+    pub(super) fn count(&self, provenance: Provenance, bytes: u64) {
+        let counter = if provenance == Provenance::Local { &self.local } else { &self.moved };
+        counter.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Bytes that came over a network, and from this machine.
+    pub(super) fn counted(&self) -> (u64, u64) {
+        (self.moved.load(Ordering::Relaxed), self.local.load(Ordering::Relaxed))
+    }
 }
 
 /// What became of a blob whose bytes are all there.
@@ -47,7 +66,7 @@ pub(super) enum Suspects {
 
 impl Active {
     /// A blob whose ingest holds what former runs left.
-    pub(super) fn new(descriptor: Descriptor, ingest: Box<dyn Ingest>) -> Active {
+    pub(super) fn new(descriptor: Descriptor, ingest: Box<dyn Ingest>, traffic: Arc<Traffic>) -> Active {
         let held: Vec<Range<u64>> = ingest.stretches().into_iter().map(|stretch| stretch.range).collect();
         let segments = Segments::new(descriptor.size, held);
         Active {
@@ -56,8 +75,7 @@ impl Active {
             descriptor,
             ingest,
             verifier: Verifier::default(),
-            moved: AtomicU64::new(0),
-            local: AtomicU64::new(0),
+            traffic,
             hosts: Mutex::default(),
         }
     }
@@ -91,13 +109,7 @@ impl Active {
 
     /// Counts bytes that came.
     pub(super) fn count(&self, provenance: Provenance, bytes: u64) {
-        let counter = if provenance == Provenance::Local { &self.local } else { &self.moved };
-        counter.fetch_add(bytes, Ordering::Relaxed);
-    }
-
-    /// Bytes that came over a network, and from this machine.
-    pub(super) fn counted(&self) -> (u64, u64) {
-        (self.moved.load(Ordering::Relaxed), self.local.load(Ordering::Relaxed))
+        self.traffic.count(provenance, bytes);
     }
 
     /// A shared copy of a host's name, so that an event for every piece costs no allocation.

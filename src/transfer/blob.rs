@@ -16,9 +16,6 @@ use crate::content::{Access, Holding, Origin, Provenance};
 use crate::error::{Error, Result};
 use crate::oci::Digest;
 
-/// How often bytes of one blob may turn out to be wrong before it is given up.
-const SPOILED_LIMIT: u32 = 2;
-
 /// One blob of the plan and how far it is.
 pub(super) struct Blob {
     pub(super) plan: BlobPlan,
@@ -31,7 +28,8 @@ pub(super) struct Blob {
     not_before: Option<Instant>,
     last_failure: Option<Instant>,
     waits_for_other: bool,
-    spoiled: u32,
+    /// Which bytes were found wrong so far.
+    spoiled: Vec<Suspects>,
     completion: Option<AbortHandle>,
 }
 
@@ -65,7 +63,7 @@ impl Blob {
             not_before: None,
             last_failure: None,
             waits_for_other: false,
-            spoiled: 0,
+            spoiled: Vec::new(),
             completion: None,
         }
     }
@@ -158,14 +156,15 @@ impl Blob {
         self.origins.iter().any(|candidate| !candidate.left)
     }
 
-    /// The digest did not agree and `ranges` were discarded: they are fetched again, if that has not happened before.
+    /// The digest did not agree and `ranges` were discarded: they are fetched again, if that has not happened to such before.
     pub(super) fn spoiled(&mut self, found: &Digest, ranges: Vec<Range<u64>>, from: Suspects) -> Result<Arc<Active>> {
         let mismatch = Error::digest_mismatch(self.source(), &self.plan.descriptor, found);
-        self.spoiled += 1;
         let Stage::Active(active) = &self.stage else { return Err(mismatch) };
-        if self.spoiled >= SPOILED_LIMIT && from == Suspects::All {
+        // Each of them is fetched again once: a disk that spoils all that it is given would never come to an end.
+        if self.spoiled.contains(&from) {
             return Err(mismatch);
         }
+        self.spoiled.push(from);
         if from == Suspects::Others {
             let others = self.origins.iter_mut().filter(|c| c.origin.provenance() != Provenance::Registry);
             others.for_each(|candidate| candidate.left = true);

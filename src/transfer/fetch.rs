@@ -1,7 +1,7 @@
 //! One connection: opens a range of one origin and writes what comes, until its claim is done or something breaks.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -19,6 +19,9 @@ use crate::event::{Cause, Event, Events};
 /// A connection that brings less than this, in bytes a second over a whole stall time, stands as good as still.
 const CRAWL: u64 = 1024;
 
+/// Progress that makes former failures count no more, in bytes.
+pub(super) const PROGRESS: u64 = 16 * 1024;
+
 /// What one connection is to do.
 pub(super) struct Fetch {
     pub(super) blob: Arc<Active>,
@@ -35,6 +38,8 @@ pub(super) struct Fetch {
 pub(super) struct Gauge {
     /// When it began.
     pub(super) since: Instant,
+    /// When its answer came: how long a server thinks tells nothing about how fast it sends.
+    answered: OnceLock<Instant>,
     /// Bytes that it brought.
     pub(super) moved: AtomicU64,
     /// Ends it: what it has not brought is for others to fetch.
@@ -44,13 +49,22 @@ pub(super) struct Gauge {
 impl Gauge {
     /// A connection that begins now.
     pub(super) fn new() -> Arc<Gauge> {
-        Arc::new(Gauge { since: Instant::now(), moved: AtomicU64::new(0), cut: CancellationToken::new() })
+        Arc::new(Gauge {
+            since: Instant::now(),
+            answered: OnceLock::new(),
+            moved: AtomicU64::new(0),
+            cut: CancellationToken::new(),
+        })
     }
 
-    /// Bytes a second since it began.
+    /// How long bytes could come by now; zero before the answer.
+    pub(super) fn flowing(&self, now: Instant) -> Duration {
+        self.answered.get().map_or(Duration::ZERO, |since| now.saturating_duration_since(*since))
+    }
+
+    /// Bytes a second since its answer came.
     pub(super) fn rate(&self, now: Instant) -> f64 {
-        let seconds = now.saturating_duration_since(self.since).as_secs_f64();
-        self.moved.load(Ordering::Relaxed) as f64 / seconds.max(0.001)
+        self.moved.load(Ordering::Relaxed) as f64 / self.flowing(now).as_secs_f64().max(0.001)
     }
 }
 
@@ -60,6 +74,8 @@ pub(super) enum End {
     Complete,
     /// The server does not honour ranges, and this connection would bring what others bring.
     NoRanges,
+    /// It brought something, but so much less than others that it is made anew.
+    Cut,
     /// Something broke.
     Broken(Error),
 }
@@ -69,29 +85,35 @@ pub(super) struct Fetched {
     pub(super) end: End,
     /// From the request to the answer's head, if it came.
     pub(super) round_trip: Option<Duration>,
-    /// Bytes that came but were there already.
+    /// Bytes that came in vain,
     pub(super) wasted: u64,
+    /// and why.
+    pub(super) waste: Cause,
 }
 
 impl Fetch {
     /// Runs the connection. The claim stays with the caller, who releases it.
     pub(super) async fn run(self) -> Fetched {
-        let mut fetched = Fetched { end: End::Complete, round_trip: None, wasted: 0 };
-        fetched.end = tokio::select! {
-            result = self.transfer(&mut fetched.round_trip, &mut fetched.wasted) => match result {
-                Ok(end) => end,
-                Err(error) => End::Broken(error),
-            },
-            () = self.gauge.cut.cancelled() => End::Broken(self.fault(Fault::Broken("far slower than others".into()))),
+        let mut fetched = Fetched { end: End::Complete, round_trip: None, wasted: 0, waste: Cause::Overlap };
+        let end = tokio::select! {
+            result = self.transfer(&mut fetched) => Some(result),
+            () = self.gauge.cut.cancelled() => None,
+        };
+        fetched.end = match end {
+            Some(result) => result.unwrap_or_else(End::Broken),
+            None if self.gauge.rate(Instant::now()) >= CRAWL as f64 => End::Cut,
+            None => End::Broken(self.fault(Fault::Broken("far slower than others".into()))),
         };
         fetched
     }
 
-    async fn transfer(&self, round_trip: &mut Option<Duration>, wasted: &mut u64) -> Result<End> {
+    async fn transfer(&self, fetched: &mut Fetched) -> Result<End> {
         let wanted = lock(&self.blob.segments).awaited(self.claim);
         let asked = Instant::now();
         let body = self.in_time(self.stall, self.origin.open(wanted.clone())).await??;
-        *round_trip = Some(asked.elapsed());
+        fetched.round_trip = Some(asked.elapsed());
+        // Opened once, so it is not set yet.
+        let _ = self.gauge.answered.set(Instant::now());
         if body.start > wanted.start {
             let why = format!("asked for bytes from {}, got them from {}", wanted.start, body.start);
             return Err(self.fault(Fault::Protocol(why)));
@@ -99,21 +121,30 @@ impl Fetch {
         if body.ranges == Some(false) && lock(&self.blob.segments).claims() > 1 {
             return Ok(End::NoRanges);
         }
-        self.receive(body, wasted).await
+        if body.ranges == Some(false) {
+            fetched.waste = Cause::RangeIgnored;
+        }
+        self.receive(body, fetched).await
     }
 
-    async fn receive(&self, mut body: Body, wasted: &mut u64) -> Result<End> {
+    async fn receive(&self, mut body: Body, fetched: &mut Fetched) -> Result<End> {
         let mut offset = body.start;
         let mut window = (Instant::now(), 0);
         while self.awaits_more(&body) {
             let awaited = lock(&self.blob.segments).awaited(self.claim);
             let Some(piece) = self.in_time(self.stall, body.bytes.next()).await? else {
+                // A server may give less than was asked for, as long as it says so: the rest is asked for at once.
+                if body.end == Some(offset) && offset - body.start >= PROGRESS {
+                    return Ok(End::Complete);
+                }
                 return Err(self.fault(Fault::Length { got: offset, expected: awaited.end }));
             };
             let piece = piece?;
             window.1 += piece.len() as u64;
-            *wasted += self.take(offset, piece.clone()).await?;
-            offset += piece.len() as u64;
+            let length = piece.len() as u64;
+            let used = self.take(offset, piece).await?;
+            self.lost(length - used, fetched);
+            offset += length;
             self.check_crawl(&mut window)?;
         }
         Ok(End::Complete)
@@ -127,40 +158,42 @@ impl Fetch {
         }
     }
 
-    /// Writes what of a piece is awaited; returns how many of its bytes were there already.
+    /// Writes what of a piece is awaited; returns how many bytes that were.
     async fn take(&self, offset: u64, piece: Bytes) -> Result<u64> {
         let awaited = lock(&self.blob.segments).awaited(self.claim);
         let end = (offset + piece.len() as u64).min(awaited.end);
         if end <= awaited.start {
-            self.lost(piece.len() as u64);
-            return Ok(piece.len() as u64);
+            return Ok(0);
         }
         let before = awaited.start.saturating_sub(offset);
         let part = piece.slice(before as usize..(end - offset) as usize);
         let count = part.len() as u64;
         self.blob.ingest.write_at(awaited.start, part.clone(), self.origin.provenance()).await?;
+        // Before the hasher may see the last byte, so that a finished blob is counted whole.
+        self.blob.count(self.origin.provenance(), count);
         self.blob.verifier.hand(awaited.start, part);
         lock(&self.blob.segments).landed(self.claim, count);
         self.blob.verifier.wake();
         self.meter.fetch_add(count, Ordering::Relaxed);
         self.gauge.moved.fetch_add(count, Ordering::Relaxed);
-        self.blob.count(self.origin.provenance(), count);
         self.events.on(&Event::Bytes {
             blob: self.blob.descriptor.digest.clone(),
             count,
             host: Arc::clone(&self.blob.host_name(self.origin.host())),
             provenance: self.origin.provenance(),
         });
-        if before > 0 {
-            self.lost(before);
-        }
-        Ok(before)
+        Ok(count)
     }
 
-    fn lost(&self, count: u64) {
+    /// Counts bytes that came in vain.
+    fn lost(&self, count: u64, fetched: &mut Fetched) {
+        if count == 0 {
+            return;
+        }
+        fetched.wasted += count;
         self.blob.count(self.origin.provenance(), count);
         let blob = self.blob.descriptor.digest.clone();
-        self.events.on(&Event::Lost { blob, count, cause: Cause::RangeIgnored });
+        self.events.on(&Event::Lost { blob, count, cause: fetched.waste });
     }
 
     /// A server that sends a byte now and then never stalls, and never ends either.

@@ -175,9 +175,9 @@ pub struct Report {
     pub planned: u64,
     /// Bytes of blobs that were here already.
     pub held: u64,
-    /// Why more moved than was planned: moved + local = planned + the sum of these, less what others brought.
+    /// Why more moved than was planned: moved + local = planned + the sum of these, less [`brought`](Report::brought).
     pub causes: BTreeMap<Cause, u64>,
-    /// Bytes that were planned, but another process brought.
+    /// Bytes that were planned, but did not have to travel: another process brought them, or the sink mounted the blob.
     pub brought: u64,
     /// From the first request to the tag.
     pub elapsed: Duration,

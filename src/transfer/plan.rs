@@ -1,6 +1,6 @@
 //! Walks the graph below each name and says what must travel. Sends HEAD and GET for manifests only.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use futures::stream::{self, StreamExt, TryStreamExt};
@@ -17,6 +17,10 @@ const LOOKUPS: usize = 16;
 const MAX_DEPTH: usize = 8;
 /// Manifests below one name.
 const MAX_MANIFESTS: usize = 20_000;
+/// Bytes of manifests below one name: they are kept in memory until they are written.
+const MAX_MANIFEST_BYTES: u64 = 64 * 1024 * 1024;
+/// Bytes of all blobs of a plan: the largest size that other clients can read (OCI image-spec, `descriptor.md`, int64).
+const MAX_TOTAL: u64 = i64::MAX as u64;
 /// Blobs below one name: what fits into manifests of 4 MiB many times over.
 const MAX_BLOBS: usize = 200_000;
 
@@ -51,16 +55,11 @@ impl Transfer {
         let root = self.root(job, sink).await?;
         self.events.on(&Event::Resolved { name: job.name.clone(), digest: root.digest.clone() });
         let mut walk = Walk::default();
-        let mut level = vec![(root.clone(), true)];
-        for _ in 0..MAX_DEPTH {
-            if level.is_empty() {
-                break;
-            }
-            let nodes = self.read_level(job, sink, &level).await?;
-            level = Vec::new();
-            for (node, is_root) in nodes {
-                level.extend(walk.take(job, node, is_root)?.into_iter().map(|child| (child, false)));
-            }
+        let mut level = vec![root.clone()];
+        for depth in 0..MAX_DEPTH {
+            let at_root = depth == 0;
+            level = self.read_level(job, sink, &level, |node| walk.take(job, node, at_root)).await?;
+            walk.seen_first(&mut level);
         }
         if !level.is_empty() {
             return Err(invalid(job, format!("its indexes nest deeper than {MAX_DEPTH} levels")));
@@ -81,12 +80,20 @@ impl Transfer {
         self.persist(&job.name.to_string(), || job.source.resolve(&job.name)).await
     }
 
-    async fn read_level(&self, job: &Job, sink: &dyn Sink, level: &[(Descriptor, bool)]) -> Result<Vec<(Node, bool)>> {
-        stream::iter(level)
-            .map(|(descriptor, is_root)| async move { Ok((self.node(job, sink, descriptor).await?, *is_root)) })
-            .buffered(LOOKUPS)
-            .try_collect()
-            .await
+    /// Reads the manifests of one level, each of which is taken before many others are read; returns what `take` did.
+    async fn read_level(
+        &self,
+        job: &Job,
+        sink: &dyn Sink,
+        level: &[Descriptor],
+        mut take: impl FnMut(Node) -> Result<Vec<Descriptor>>,
+    ) -> Result<Vec<Descriptor>> {
+        let mut nodes = stream::iter(level).map(|descriptor| self.node(job, sink, descriptor)).buffered(LOOKUPS);
+        let mut next = Vec::new();
+        while let Some(node) = nodes.try_next().await? {
+            next.extend(take(node)?);
+        }
+        Ok(next)
     }
 
     async fn node(&self, job: &Job, sink: &dyn Sink, descriptor: &Descriptor) -> Result<Node> {
@@ -116,6 +123,9 @@ struct Walk {
     platforms: Option<Vec<Platform>>,
     children: HashMap<Digest, Vec<Digest>>,
     manifests: Vec<(RawManifest, bool)>,
+    manifest_bytes: u64,
+    /// Children that are read, or will be.
+    seen: HashSet<Digest>,
     blobs: Vec<Descriptor>,
     blob_sizes: HashMap<Digest, u64>,
 }
@@ -126,8 +136,10 @@ impl Walk {
         if self.children.contains_key(&node.raw.digest) {
             return Ok(Vec::new());
         }
-        if self.children.len() >= MAX_MANIFESTS {
-            return Err(invalid(job, format!("it has more than {MAX_MANIFESTS} manifests")));
+        self.manifest_bytes += node.raw.bytes.len() as u64;
+        if self.children.len() >= MAX_MANIFESTS || self.manifest_bytes > MAX_MANIFEST_BYTES {
+            let why = format!("it has more than {MAX_MANIFESTS} manifests or {MAX_MANIFEST_BYTES} bytes of them");
+            return Err(invalid(job, why));
         }
         let children = match &node.manifest {
             Manifest::Image(image) => {
@@ -140,6 +152,11 @@ impl Walk {
         self.children.insert(node.raw.digest.clone(), digests);
         self.manifests.push((node.raw, node.is_held));
         Ok(children)
+    }
+
+    /// Leaves of `level` what was in no level before: an index may name a child thousands of times.
+    fn seen_first(&mut self, level: &mut Vec<Descriptor>) {
+        level.retain(|child| self.seen.insert(child.digest.clone()));
     }
 
     /// A child may hang below two parents at different depths, so the order in which they were read is not enough.
@@ -230,6 +247,8 @@ struct Draft {
     images: Vec<ImagePlan>,
     blobs: Vec<BlobPlan>,
     places: HashMap<Digest, usize>,
+    /// Bytes of `blobs`.
+    total: u64,
     failed: Vec<(Reference, Error)>,
 }
 
@@ -243,6 +262,10 @@ impl Draft {
                 return Err(two_sizes(job, &blob.digest, self.blobs[place].descriptor.size, blob.size));
             }
         }
+        let new = walk.blobs.iter().filter(|blob| !self.places.contains_key(&blob.digest));
+        let total = new.map(|blob| blob.size).try_fold(self.total, u64::checked_add);
+        let too_much = || invalid(job, format!("its blobs are said to have more than {MAX_TOTAL} bytes"));
+        self.total = total.filter(|total| *total <= MAX_TOTAL).ok_or_else(too_much)?;
         let digests = walk.blobs.iter().map(|blob| blob.digest.clone()).collect();
         for blob in walk.blobs {
             self.add_blob(job, blob);

@@ -11,9 +11,9 @@ use std::time::Duration;
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior};
 
-use super::active::{Active, Completion};
+use super::active::{Active, Completion, Traffic};
 use super::blob::{Blob, Stage};
-use super::fetch::{End, Fetch, Fetched, Gauge};
+use super::fetch::{End, Fetch, Fetched, Gauge, PROGRESS};
 use super::image::Images;
 use super::pace::Pace;
 use super::segments::ClaimId;
@@ -33,8 +33,6 @@ const SAVE_LIMIT: Duration = Duration::from_millis(1500);
 const LEAST_RANGE: u64 = 8 * 1024 * 1024;
 /// Largest range that is asked for at once: what is not asked for can still be shared.
 const MOST_RANGE: u64 = 64 * 1024 * 1024;
-/// Progress that makes former failures count no more, in bytes.
-const PROGRESS: u64 = 16 * 1024;
 /// What a connection must bring before its rate tells anything, in bytes.
 const TELLING: u64 = 1024 * 1024;
 /// A connection is compared with the others after this long.
@@ -93,6 +91,7 @@ struct Run<'a> {
     tasks: JoinSet<Done>,
     /// Connections at work.
     open: HashMap<(usize, ClaimId), (usize, Arc<Gauge>)>,
+    traffic: Arc<Traffic>,
     report: Report,
 }
 
@@ -105,7 +104,7 @@ impl<'a> Run<'a> {
         let mut order: Vec<usize> = (0..blobs.len()).filter(|&i| blobs[i].plan.holding != Holding::Whole).collect();
         order.sort_by_key(|&i| std::cmp::Reverse(blobs[i].plan.missing()));
         let (pace, tasks, open) = (Pace::new(transfer.settings.streams), JoinSet::new(), HashMap::new());
-        Run { transfer, sink, blobs, order, images, pace, tasks, open, report }
+        Run { transfer, sink, blobs, order, images, pace, tasks, open, traffic: Arc::default(), report }
     }
 
     async fn go(&mut self) -> Result<()> {
@@ -268,7 +267,10 @@ impl<'a> Run<'a> {
                 self.report.brought += self.blobs[i].plan.missing();
                 self.arrived(i, Arrival::Held);
             }
-            Ok(Begun::Mounted { .. }) => self.arrived(i, Arrival::Mounted),
+            Ok(Begun::Mounted { .. }) => {
+                self.report.brought += self.blobs[i].plan.missing();
+                self.arrived(i, Arrival::Mounted);
+            }
             Ok(Begun::Busy) => {
                 if self.blobs[i].wait_for_other(Instant::now() + BUSY_PAUSE) {
                     let what = format!("another process that is fetching {digest}");
@@ -276,12 +278,23 @@ impl<'a> Run<'a> {
                 }
             }
             Ok(Begun::Ingest(ingest)) => {
-                let active = Arc::new(Active::new(self.blobs[i].plan.descriptor.clone(), ingest));
+                let blob = self.blobs[i].plan.descriptor.clone();
+                let active = Arc::new(Active::new(blob, ingest, Arc::clone(&self.traffic)));
+                self.correct_plan(i, active.resumed);
                 self.transfer.events.on(&Event::Started { blob: digest, resumed: active.resumed });
                 self.blobs[i].stage = Stage::Active(Arc::clone(&active));
                 self.complete(i, active);
             }
             Err(error) => self.retry(i, None, error),
+        }
+    }
+
+    /// What is there may differ from what the plan saw: another process went on with the blob, or lost some of it.
+    fn correct_plan(&mut self, i: usize, resumed: u64) {
+        let (planned, left) = (self.blobs[i].plan.missing(), self.blobs[i].plan.descriptor.size - resumed);
+        self.report.brought += planned.saturating_sub(left);
+        if left > planned {
+            *self.report.causes.entry(Cause::Spoiled).or_default() += left - planned;
         }
     }
 
@@ -298,14 +311,15 @@ impl<'a> Run<'a> {
             self.pace.answered(&host, round_trip, now);
         }
         if fetched.wasted > 0 {
-            *self.report.causes.entry(Cause::RangeIgnored).or_default() += fetched.wasted;
+            *self.report.causes.entry(fetched.waste).or_default() += fetched.wasted;
         }
         self.blobs[i].release(claim);
         let moved = gauge.moved.load(Ordering::Relaxed);
         if moved >= PROGRESS {
             self.blobs[i].patience.renew();
         }
-        if moved >= TELLING {
+        // A cut one tells as well: when all have become slow, nobody is cut for it any more.
+        if moved >= TELLING || matches!(fetched.end, End::Cut) {
             self.pace.learn(&host, gauge.rate(now), now);
         }
         if self.blobs[i].has_ended() {
@@ -314,6 +328,11 @@ impl<'a> Run<'a> {
         match fetched.end {
             End::Complete => {}
             End::NoRanges => self.blobs[i].no_ranges = true,
+            End::Cut => {
+                let what = self.blobs[i].plan.descriptor.digest.to_string();
+                let why = format!("{host}: a connection far slower than the others is made anew");
+                self.transfer.events.on(&Event::Retried { what, why, wait: Duration::ZERO });
+            }
             End::Broken(error) if self.blobs[i].is_known_failure(gauge.since) && error.is_transient() => {}
             End::Broken(error) => self.retry(i, Some(origin), error),
         }
@@ -368,7 +387,6 @@ impl<'a> Run<'a> {
     }
 
     fn arrived(&mut self, i: usize, how: Arrival) {
-        self.count(i);
         self.blobs[i].stage = Stage::Done;
         let blob = self.blobs[i].plan.descriptor.digest.clone();
         self.images.arrived(&blob);
@@ -391,7 +409,6 @@ impl<'a> Run<'a> {
 
     /// Ends what is under way for a blob and keeps what came of it.
     fn give_up(&mut self, i: usize) {
-        self.count(i);
         for (_, (_, gauge)) in self.open.iter().filter(|((blob, _), _)| *blob == i) {
             gauge.cut.cancel();
         }
@@ -403,14 +420,6 @@ impl<'a> Run<'a> {
     fn saved(&self, result: Result<()>) {
         if let Err(error) = result {
             self.transfer.events.on(&Event::Warning { text: format!("partial blob not saved: {error}") });
-        }
-    }
-
-    fn count(&mut self, i: usize) {
-        if let Stage::Active(active) = &self.blobs[i].stage {
-            let (moved, local) = active.counted();
-            self.report.moved += moved;
-            self.report.local += local;
         }
     }
 
@@ -429,8 +438,7 @@ impl<'a> Run<'a> {
         }
         for ((blob, _), (origin, gauge)) in &self.open {
             let host = self.blobs[*blob].origins[*origin].origin.host();
-            let is_settled = now.saturating_duration_since(gauge.since) >= COMPARE_AFTER;
-            if is_settled && gauge.rate(now) < CRAWLER * self.pace.typical(host) {
+            if gauge.flowing(now) >= COMPARE_AFTER && gauge.rate(now) < CRAWLER * self.pace.typical(host) {
                 gauge.cut.cancel();
             }
         }
@@ -450,6 +458,7 @@ impl<'a> Run<'a> {
 
     fn report(mut self, elapsed: Duration) -> Report {
         self.report.elapsed = elapsed;
+        (self.report.moved, self.report.local) = self.traffic.counted();
         self.report.images = self.images.outcomes();
         self.report
     }

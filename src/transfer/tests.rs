@@ -1,5 +1,8 @@
 //! The engine against places in memory, under a paused clock.
 
+mod bounds;
+mod faults;
+
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
@@ -30,6 +33,10 @@ enum Meets {
     Everything,
     /// The right number of wrong bytes.
     Garbage,
+    /// The bytes that were asked for, so many each second.
+    Drip(u64),
+    /// That many of them, and the answer says so.
+    Short(u64),
     /// "Too many requests", with a pause in seconds.
     Busy(u64),
     /// "Not found".
@@ -59,10 +66,15 @@ impl Registry {
     fn image(&mut self, name: &str, layers: &[&Descriptor]) {
         let config = self.blob(10, name.len() as u8);
         let layers: Vec<_> = layers.iter().map(|layer| serde_json::to_value(layer).unwrap()).collect();
-        let json = serde_json::json!({"schemaVersion": 2, "config": config, "layers": layers});
-        let raw = RawManifest::new(None, serde_json::to_vec(&json).unwrap().into()).unwrap();
-        self.tags.insert(name.into(), raw.descriptor());
+        self.manifest(name, &serde_json::json!({"schemaVersion": 2, "config": config, "layers": layers}));
+    }
+
+    fn manifest(&mut self, name: &str, json: &serde_json::Value) -> Descriptor {
+        let raw = RawManifest::new(None, serde_json::to_vec(json).unwrap().into()).unwrap();
+        let descriptor = raw.descriptor();
+        self.tags.insert(name.into(), descriptor.clone());
         self.manifests.insert(raw.digest.clone(), raw);
+        descriptor
     }
 
     fn meets(&self, blob: &Descriptor, script: &[Meets]) {
@@ -86,6 +98,7 @@ impl Source for At {
         self.0.tags.get(name.tag().unwrap_or_default()).cloned().ok_or_else(missing)
     }
     async fn manifest(&self, descriptor: &Descriptor) -> Result<RawManifest> {
+        lock(&self.0.asked).push((descriptor.digest.clone(), 0..descriptor.size));
         Ok(self.0.manifests[&descriptor.digest].clone())
     }
     fn origins(&self, blob: &Descriptor) -> Vec<Arc<dyn Origin>> {
@@ -118,7 +131,21 @@ impl Origin for BlobAt {
         let all = &self.0.blobs[&self.1];
         let asked = all.slice(range.start as usize..range.end as usize);
         let broken = || Error::network("registry", "blob", Fault::Broken("reset".into()));
+        let mut end = None;
         let (start, bytes, then) = match meets {
+            Meets::Drip(rate) => {
+                let pieces: Vec<_> = asked.chunks(rate as usize).map(Bytes::copy_from_slice).collect();
+                let drip = futures::stream::iter(pieces).then(|piece| async move {
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                    Ok(piece)
+                });
+                (range.start, Bytes::new(), drip.boxed())
+            }
+            Meets::Short(n) => {
+                let n = n.min(asked.len() as u64);
+                end = Some(range.start + n);
+                (range.start, asked.slice(..n as usize), futures::stream::empty().boxed())
+            }
             Meets::Bytes => (range.start, asked, futures::stream::empty().boxed()),
             Meets::Everything => (0, all.clone(), futures::stream::empty().boxed()),
             Meets::Garbage => (range.start, vec![7; asked.len()].into(), futures::stream::empty().boxed()),
@@ -137,7 +164,7 @@ impl Origin for BlobAt {
         };
         let pieces: Vec<_> = bytes.chunks(1000).map(|piece| Ok(Bytes::copy_from_slice(piece))).collect();
         let ranges = matches!(meets, Meets::Everything).then_some(false);
-        Ok(Body { start, end: None, ranges, bytes: futures::stream::iter(pieces).chain(then).boxed() })
+        Ok(Body { start, end, ranges, bytes: futures::stream::iter(pieces).chain(then).boxed() })
     }
 }
 
@@ -150,6 +177,8 @@ struct Memory {
     tags: Mutex<HashMap<Reference, Root>>,
     /// How often `begin` still answers that another process is at it.
     busy: Mutex<u32>,
+    /// Everything that is written is found spoiled.
+    rotten: bool,
 }
 
 #[derive(Default)]
@@ -191,7 +220,8 @@ impl Ingest for Writing {
         Ok(count)
     }
     async fn spoiled(&self) -> Result<Vec<Range<u64>>> {
-        Ok(Vec::new())
+        let written = lock(&self.partial).written.clone();
+        Ok(written.into_iter().filter(|_| self.store.rotten).map(|stretch| stretch.range).collect())
     }
     async fn discard(&self, ranges: &[Range<u64>]) -> Result<()> {
         let is_lost = |s: &Stretch| ranges.iter().any(|r| r.start < s.range.end && s.range.start < r.end);

@@ -25,7 +25,9 @@ pub struct Args {
 /// # Errors
 /// Those of the registry; many refuse this to everybody.
 pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
-    let repositories = registry(&context.settings, context.notices()).catalog(&args.host).await?;
+    let registry = registry(&context.settings, context.notices());
+    let patience = context.transfer(context.notices());
+    let repositories = patience.persist(&args.host, || registry.catalog(&args.host)).await?;
     match args.format {
         Format::Text => print(&lines(&repositories))?,
         Format::Json => print(&json(&serde_json::json!({"repositories": repositories}))?)?,

@@ -50,14 +50,17 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     if args.raw {
         return Ok(print_verbatim(&seen.config)?);
     }
-    let value = match args.config {
-        true => serde_json::from_slice(&seen.config)?,
-        false => serde_json::to_value(describe(&name, &seen, place.tags(&name).await?))?,
-    };
-    match args.format.as_str() {
-        "json" if args.config => print(&json(&value)?)?,
-        "json" => print(&json(&describe(&name, &seen, place.tags(&name).await?))?)?,
-        text => print(&(template::render(text, &value)? + "\n"))?,
+    match args.config {
+        true => show(&args.format, &serde_json::from_slice::<serde_json::Value>(&seen.config)?),
+        false => show(&args.format, &describe(&name, &seen, place.tags(&name).await?)),
+    }
+}
+
+/// Prints `value` as JSON, with its fields in their order, or by a template.
+fn show(format: &str, value: &impl Serialize) -> anyhow::Result<()> {
+    match format {
+        "json" => print(&json(value)?)?,
+        text => print(&(template::render(text, &serde_json::to_value(value)?)? + "\n"))?,
     }
     Ok(())
 }

@@ -80,7 +80,7 @@ async fn pull(
     let store = place::store(context, events.clone())?;
     let _shared = store.share_to_write().await?;
     let sink: Arc<dyn Sink> = Arc::new(store);
-    let transfer = Transfer { settings: settings.transfer(), events, cancel: context.cancel.clone() };
+    let transfer = context.transfer(events);
     let names = match args.all_tags {
         true => all_tags(&registry, &transfer, &names).await?,
         false => names,

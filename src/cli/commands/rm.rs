@@ -21,6 +21,8 @@ pub struct Args {
 pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     let names: Vec<Reference> = args.images.iter().map(|text| context.reference(text)).collect::<Result<_, _>>()?;
     let store = place::store(context, context.notices())?;
+    // A gc would take away the new index before it is in its place.
+    let _shared = store.share().await?;
     let mut failures = Vec::new();
     for name in &names {
         match store.remove(name).await {

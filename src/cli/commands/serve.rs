@@ -2,18 +2,13 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-
-use futures::FutureExt as _;
 
 use crate::cli::Context;
 use crate::cli::config::{Credentials, socket, values};
 use crate::cli::output::note;
 use crate::cli::place;
 use crate::error::{Error, Result};
-use crate::oci::{Descriptor, Reference};
 use crate::serve::{Access, Content, Server, Users};
-use crate::store::Store;
 
 /// Where, and to whom.
 #[derive(Debug, clap::Args)]
@@ -39,7 +34,7 @@ pub struct Args {
 pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     let store = place::store(context, context.notices())?;
     let access = access(&args)?;
-    let server = Server::bind(context.settings.listen.value, access, content(&store)).await?;
+    let server = Server::bind(context.settings.listen.value, access, Content::of(&store)).await?;
     note(&format!("serving {} on http://{}", store.root().display(), server.address()?));
     server.run(context.cancel.clone()).await;
     match context.cancel.is_cancelled() {
@@ -60,20 +55,4 @@ fn access(args: &Args) -> Result<Access> {
 fn users(file: &Path) -> Result<Access> {
     let text = std::fs::read_to_string(file).map_err(Error::store("read the users from", file))?;
     Ok(Access::Users(Users::parse(&text)?))
-}
-
-fn content(store: &Store) -> Content {
-    let listed = store.clone();
-    Content {
-        source: Arc::new(store.clone()),
-        listing: Arc::new(move || {
-            let store = listed.clone();
-            async move { list(&store).await }.boxed()
-        }),
-    }
-}
-
-async fn list(store: &Store) -> Result<Vec<(Reference, Descriptor)>> {
-    let named = |image: crate::store::StoredImage| Some((image.reference?, image.root));
-    Ok(store.images().await?.into_iter().filter_map(named).collect())
 }

@@ -26,7 +26,8 @@ pub struct Args {
 /// Those of the registry.
 pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     let name: Reference = context.reference(&args.repository)?;
-    let tags = registry(&context.settings, context.notices()).tags(&name).await?;
+    let registry = registry(&context.settings, context.notices());
+    let tags = context.transfer(context.notices()).persist(&name.name(), || registry.tags(&name)).await?;
     match args.format {
         Format::Text => print(&lines(&tags))?,
         // The form of `skopeo list-tags`.

@@ -13,7 +13,7 @@ use crate::content::Sink;
 use crate::error::Result;
 use crate::event::Events;
 use crate::store::{Broken, Damage, Store};
-use crate::transfer::{Job, Platforms, Transfer};
+use crate::transfer::{Job, Platforms};
 
 /// What is done about it.
 #[derive(Debug, clap::Args)]
@@ -90,7 +90,7 @@ async fn repair(context: &Context, store: &Store, broken: &[Broken], events: Eve
     for broken in broken {
         store.remove_broken(broken).await?;
     }
-    let transfer = Transfer { settings: context.settings.transfer(), events, cancel: context.cancel.clone() };
+    let transfer = context.transfer(events);
     let sink: Arc<dyn Sink> = Arc::new(store.clone());
     let plan = transfer.plan(jobs, &sink).await?;
     let report = transfer.run(plan, sink).await?;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::content::{Holding, Provenance};
-use crate::event::{Arrival, Event};
+use crate::event::{Arrival, Cause, Event};
 use crate::oci::Digest;
 
 /// Time over which a rate is smoothed.
@@ -110,6 +110,8 @@ impl Tally {
                 }
                 self.change(blob, |blob| blob.done = blob.done.saturating_add(*count).min(blob.size));
             }
+            // These came in vain, and were never counted as done.
+            Event::Lost { count, cause: Cause::RangeIgnored | Cause::Overlap, .. } => self.network += count,
             Event::Lost { blob, count, .. } => {
                 self.change(blob, |blob| {
                     blob.done = blob.done.saturating_sub(*count);
@@ -243,7 +245,6 @@ pub(super) mod samples {
 mod tests {
     use super::samples::*;
     use super::*;
-    use crate::event::Cause;
 
     fn tally(events: &[Event]) -> Tally {
         let mut tally = Tally::default();
