@@ -52,7 +52,8 @@ impl Scene {
     fn with_password(auth: Auth) -> (Scene, PathBuf) {
         let scene = Scene::new(auth);
         let entry = json!({"auth": STANDARD.encode(format!("{USER}:{PASSWORD}"))});
-        let file = scene.write("run/containers/auth.json", json!({"auths": {scene.registry.host(): entry}}).to_string());
+        let file =
+            scene.write("run/containers/auth.json", json!({"auths": {scene.registry.host(): entry}}).to_string());
         (scene, file)
     }
 
@@ -138,7 +139,7 @@ fn a_password_for_basic_stays_with_its_registry() {
 fn a_token_stays_with_its_registry_though_it_ends_and_connections_break() {
     let bearer = Bearer {
         credentials: Some((USER.into(), PASSWORD.into())),
-        lifetime: Lifetime::Requests(2),
+        lifetime: Lifetime::Requests(4),
         ..Bearer::default()
     };
     let (scene, file) = Scene::with_password(Auth::Bearer(bearer));
@@ -273,7 +274,8 @@ fn what_a_helper_says_goes_no_further_than_a_password() {
 fn a_registry_that_repeats_what_it_was_sent_does_not_make_it_known() {
     let (scene, file) = Scene::with_password(Auth::basic(USER, PASSWORD));
     let basic = STANDARD.encode(format!("{USER}:{PASSWORD}"));
-    for (status, text) in [(400, format!("bad header Basic {basic}")), (500, format!("login {USER}:{PASSWORD} failed"))] {
+    for (status, text) in [(400, format!("bad header Basic {basic}")), (500, format!("login {USER}:{PASSWORD} failed"))]
+    {
         let outputs = scene.pull_loudly(|registry| {
             // Only after it was told the password.
             let reply = Reply::error(status, "UNKNOWN", &text);

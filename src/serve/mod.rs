@@ -67,7 +67,8 @@ impl Server {
     pub async fn bind(address: SocketAddr, access: Access, content: Content) -> Result<Server> {
         access.check(address)?;
         let bound = TcpListener::bind(address).await;
-        let listener = bound.map_err(|e| Error::Usage(format!("cannot listen on {address}: {e}; choose another address")))?;
+        let listener =
+            bound.map_err(|e| Error::Usage(format!("cannot listen on {address}: {e}; choose another address")))?;
         Ok(Server { listener, answers: Arc::new(Answers { content, access, graphs: Graphs::default() }) })
     }
 
