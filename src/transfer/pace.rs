@@ -1,4 +1,9 @@
 //! How many connections a host gets: more while that brings more, fewer when it does not or when the host says so.
+//!
+//! Two numbers are climbed one after the other: how many connections in all, which serves many small blobs, and how
+//! many of them one blob may have, which serves a large one over a link that limits each connection. The second starts
+//! at one: a single connection that the line does not slow down is the cheapest, because its bytes are hashed as they
+//! come.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -11,99 +16,144 @@ use tokio::time::Instant;
 const FIRST: usize = 8;
 /// More than this no host gets.
 const CEILING: usize = 32;
-/// Shortest time over which a rate is measured. Also the longest round trip's stand-in where none was measured.
-const SHORTEST_WINDOW: Duration = Duration::from_millis(100);
+/// Shortest time over which a rate is measured; else it is one round trip.
+const SHORTEST_WINDOW: Duration = Duration::from_millis(60);
 /// A larger number is kept if the rate grew by this factor.
 const GAIN: f64 = 1.10;
 /// Windows without a further try after one that brought nothing.
-const REST: u32 = 20;
+const REST: u32 = 30;
 
 /// The hosts of one transfer.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Pace {
     hosts: HashMap<String, Host>,
+    /// Connections that one blob may have at most.
+    streams: usize,
 }
 
 #[derive(Debug)]
 struct Host {
-    allowed: usize,
+    connections: Ladder,
+    streams: Ladder,
     active: usize,
     not_before: Option<Instant>,
-    /// Never more than this: set when the host answers that it is too much.
-    ceiling: usize,
     round_trip: Duration,
-    window: Window,
+    window: Instant,
     moved: Arc<AtomicU64>,
     /// What one connection usually brings, in bytes a second.
     typical: f64,
-    /// The number before the last growth and the rate that it had.
-    before: Option<(usize, f64)>,
+}
+
+/// A number that doubles while that makes the rate grow.
+#[derive(Debug)]
+struct Ladder {
+    value: usize,
+    ceiling: usize,
+    /// More was wanted than the number allows, since the last look.
+    wanted: bool,
+    trial: Option<Trial>,
     rest: u32,
 }
 
+/// The number was raised to see whether the rate grows.
 #[derive(Debug)]
-struct Window {
-    since: Instant,
-    /// Every allowed connection was in use, all the time.
-    full: bool,
+struct Trial {
+    former: usize,
+    rate: f64,
+    /// The new connections had a window's time to get going.
+    settled: bool,
+}
+
+impl Ladder {
+    fn new(value: usize, ceiling: usize) -> Ladder {
+        Ladder { value: value.min(ceiling), ceiling, wanted: false, trial: None, rest: 0 }
+    }
+
+    /// Looks at the rate of one window.
+    fn step(&mut self, rate: f64) {
+        let wanted = std::mem::take(&mut self.wanted);
+        match &mut self.trial {
+            Some(trial) if !trial.settled => {
+                trial.settled = true;
+                return;
+            }
+            Some(trial) if rate < trial.rate * GAIN => {
+                self.value = trial.former;
+                self.rest = REST;
+            }
+            _ => {}
+        }
+        self.trial = None;
+        if self.rest > 0 {
+            self.rest -= 1;
+        } else if wanted && self.value < self.ceiling {
+            self.trial = Some(Trial { former: self.value, rate, settled: false });
+            self.value = (self.value * 2).min(self.ceiling);
+        }
+    }
+
+    fn is_in_use(&self) -> bool {
+        self.wanted || self.trial.is_some()
+    }
 }
 
 impl Host {
-    fn new(now: Instant) -> Host {
+    fn new(now: Instant, streams: usize) -> Host {
         Host {
-            allowed: FIRST,
+            connections: Ladder::new(FIRST, CEILING),
+            streams: Ladder::new(1, streams),
             active: 0,
             not_before: None,
-            ceiling: CEILING,
             round_trip: Duration::ZERO,
-            window: Window { since: now, full: true },
+            window: now,
             moved: Arc::default(),
             typical: 0.0,
-            before: None,
-            rest: 0,
         }
     }
 
     fn tick(&mut self, now: Instant) -> bool {
-        let length = now.saturating_duration_since(self.window.since);
-        if length < SHORTEST_WINDOW.max(2 * self.round_trip) {
+        let length = now.saturating_duration_since(self.window);
+        if length < SHORTEST_WINDOW.max(self.round_trip) {
             return false;
         }
+        self.window = now;
         let rate = self.moved.swap(0, Ordering::Relaxed) as f64 / length.as_secs_f64();
-        let full = std::mem::replace(&mut self.window, Window { since: now, full: true }).full;
-        if !full || rate == 0.0 {
+        if rate == 0.0 {
             return false;
         }
-        let old = self.allowed;
-        self.allowed = self.decide(rate);
-        self.allowed != old
-    }
-
-    fn decide(&mut self, rate: f64) -> usize {
-        if let Some((fewer, former)) = self.before.take()
-            && rate < former * GAIN
-        {
-            self.rest = REST;
-            return fewer;
+        let before = (self.connections.value, self.streams.value);
+        if self.connections.is_in_use() {
+            self.connections.step(rate);
+        } else if self.streams.is_in_use() {
+            self.streams.step(rate);
         }
-        if self.rest > 0 {
-            self.rest -= 1;
-            return self.allowed;
-        }
-        let more = (self.allowed * 2).min(self.ceiling);
-        if more > self.allowed {
-            self.before = Some((self.allowed, rate));
-        }
-        more
+        before != (self.connections.value, self.streams.value)
     }
 }
 
 impl Pace {
+    /// Hosts of which nothing is known, for blobs of at most `streams` connections each.
+    pub(super) fn new(streams: usize) -> Pace {
+        Pace { hosts: HashMap::new(), streams: streams.max(1) }
+    }
+
     /// Takes a connection to `host` if one is free.
     pub(super) fn take(&mut self, host: &str, now: Instant) -> bool {
         let entry = self.host(host, now);
-        let free = entry.active < entry.allowed && entry.not_before.is_none_or(|at| at <= now);
+        if entry.not_before.is_some_and(|at| at > now) {
+            return false;
+        }
+        let free = entry.active < entry.connections.value;
         entry.active += usize::from(free);
+        entry.connections.wanted |= !free;
+        free
+    }
+
+    /// Whether a blob that has `connections` to `host` may have one more.
+    pub(super) fn may_share(&mut self, host: &str, connections: usize, now: Instant) -> bool {
+        let streams = &mut self.host(host, now).streams;
+        let free = connections < streams.value;
+        streams.wanted |= !free;
         free
     }
 
@@ -111,13 +161,6 @@ impl Pace {
     pub(super) fn give_back(&mut self, host: &str, now: Instant) {
         let entry = self.host(host, now);
         entry.active = entry.active.saturating_sub(1);
-    }
-
-    /// Nothing was left to do for a free connection: the rate of this window says nothing about the number.
-    pub(super) fn idle(&mut self) {
-        for host in self.hosts.values_mut() {
-            host.window.full &= host.active >= host.allowed;
-        }
     }
 
     /// Where a connection to `host` counts the bytes that come.
@@ -148,30 +191,31 @@ impl Pace {
         let entry = self.host(host, now);
         let is_news = entry.not_before.is_none_or(|at| at <= now);
         entry.not_before = entry.not_before.max(Some(now + pause));
-        entry.before = None;
         // Connections that were opened together are refused together: that is one piece of news.
         if is_news {
-            entry.allowed = (entry.allowed / 2).max(1);
-            entry.ceiling = entry.allowed.max(2);
+            let half = (entry.connections.value / 2).max(1);
+            entry.connections = Ladder::new(half, half.max(2));
         }
-        entry.allowed
+        entry.connections.value
     }
 
-    /// Looks at the rates; returns the hosts whose number changed, and the number.
+    /// Looks at the rates; returns the hosts whose numbers changed, and the connections they may have.
     pub(super) fn tick(&mut self, now: Instant) -> Vec<(String, usize)> {
-        let changed =
-            self.hosts.iter_mut().filter_map(|(name, host)| host.tick(now).then(|| (name.clone(), host.allowed)));
+        let changed = self
+            .hosts
+            .iter_mut()
+            .filter_map(|(name, host)| host.tick(now).then(|| (name.clone(), host.connections.value)));
         changed.collect()
     }
 
-    /// How many connections a host may have now.
-    pub(super) fn allowed(&mut self, host: &str, now: Instant) -> usize {
-        self.host(host, now).allowed
+    /// How many connections one blob may have to a host now.
+    pub(super) fn streams(&mut self, host: &str, now: Instant) -> usize {
+        self.host(host, now).streams.value
     }
 
     fn host(&mut self, name: &str, now: Instant) -> &mut Host {
         if !self.hosts.contains_key(name) {
-            self.hosts.insert(name.to_owned(), Host::new(now));
+            self.hosts.insert(name.to_owned(), Host::new(now, self.streams));
         }
         self.hosts.get_mut(name).expect("the host was just inserted")
     }
@@ -185,34 +229,47 @@ mod tests {
         (0..100).filter(|_| pace.take("h", now)).count()
     }
 
+    fn window(pace: &mut Pace, now: &mut Instant, bytes: u64) {
+        pace.meter("h", *now).fetch_add(bytes, Ordering::Relaxed);
+        *now += SHORTEST_WINDOW;
+        pace.tick(*now);
+    }
+
     #[tokio::test(start_paused = true)]
     async fn the_number_doubles_while_the_rate_grows_and_falls_back_when_it_does_not() {
-        let mut pace = Pace::default();
-        let mut now = Instant::now();
-        assert_eq!(take_all(&mut pace, now), FIRST);
-        for (bytes, expected) in [(800, 16), (1600, 32), (1610, 16), (1600, 16)] {
-            pace.meter("h", now).fetch_add(bytes, Ordering::Relaxed);
-            now += SHORTEST_WINDOW;
-            pace.tick(now);
-            assert_eq!(pace.allowed("h", now), expected, "{bytes}");
-            take_all(&mut pace, now);
+        let (mut pace, mut now) = (Pace::new(16), Instant::now());
+        let mut active = take_all(&mut pace, now);
+        assert_eq!(active, FIRST);
+        for (bytes, expected) in [(800, 16), (900, 16), (1600, 32), (1600, 32), (1610, 16), (1600, 16)] {
+            window(&mut pace, &mut now, bytes);
+            assert_eq!(pace.hosts["h"].connections.value, expected, "{bytes}");
+            active += take_all(&mut pace, now);
+        }
+        assert_eq!(active, 32);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_blob_gets_more_connections_only_while_that_makes_it_faster() {
+        let (mut pace, mut now) = (Pace::new(16), Instant::now());
+        assert!(pace.may_share("h", 0, now));
+        for (bytes, expected) in [(100, 2), (150, 2), (200, 4), (300, 4), (210, 2), (200, 2)] {
+            assert!(!pace.may_share("h", pace.hosts["h"].streams.value, now));
+            window(&mut pace, &mut now, bytes);
+            assert_eq!(pace.streams("h", now), expected, "{bytes}");
         }
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_window_with_idle_connections_changes_nothing() {
-        let mut pace = Pace::default();
-        let now = Instant::now();
-        assert!(pace.take("h", now));
-        pace.idle();
-        pace.meter("h", now).fetch_add(1000, Ordering::Relaxed);
-        assert!(pace.tick(now + SHORTEST_WINDOW).is_empty());
+    async fn a_number_that_nobody_reaches_stays() {
+        let (mut pace, mut now) = (Pace::new(16), Instant::now());
+        assert!(pace.take("h", now) && pace.may_share("h", 0, now));
+        window(&mut pace, &mut now, 1000);
+        assert_eq!((pace.hosts["h"].connections.value, pace.streams("h", now)), (FIRST, 1));
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_busy_host_gets_half_and_is_left_alone_as_long_as_it_asked() {
-        let mut pace = Pace::default();
-        let now = Instant::now();
+        let (mut pace, now) = (Pace::new(16), Instant::now());
         assert_eq!(pace.busy("h", Duration::from_secs(3), now), FIRST / 2);
         assert!(!pace.take("h", now + Duration::from_secs(2)));
         assert_eq!(take_all(&mut pace, now + Duration::from_secs(3)), FIRST / 2);

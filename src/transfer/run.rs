@@ -104,7 +104,7 @@ impl<'a> Run<'a> {
         let blobs: Vec<Blob> = plan.blobs.into_iter().map(|blob| Blob::new(blob, &transfer.settings)).collect();
         let mut order: Vec<usize> = (0..blobs.len()).filter(|&i| blobs[i].plan.holding != Holding::Whole).collect();
         order.sort_by_key(|&i| std::cmp::Reverse(blobs[i].plan.missing()));
-        let (pace, tasks, open) = (Pace::default(), JoinSet::new(), HashMap::new());
+        let (pace, tasks, open) = (Pace::new(transfer.settings.streams), JoinSet::new(), HashMap::new());
         Run { transfer, sink, blobs, order, images, pace, tasks, open, report }
     }
 
@@ -169,12 +169,13 @@ impl<'a> Run<'a> {
                 wanting.push((need, i));
             }
         }
-        if wanting.is_empty() {
-            self.pace.idle();
-        }
         wanting.sort_by_key(|(need, _)| std::cmp::Reverse(*need));
         wanting.into_iter().find_map(|(_, i)| {
-            let free = self.blobs[i].usable().find(|(_, origin)| self.pace.take(origin.host(), now));
+            let connections = self.blobs[i].connections;
+            let mut usable = self.blobs[i].usable();
+            let free = usable.find(|(_, origin)| {
+                self.pace.may_share(origin.host(), connections, now) && self.pace.take(origin.host(), now)
+            });
             free.map(|(origin, _)| (i, origin))
         })
     }
@@ -231,17 +232,14 @@ impl<'a> Run<'a> {
         self.tasks.spawn(async move { Done::Fetched { blob: i, origin, claim, gauge, fetched: fetch.run().await } });
     }
 
-    /// How much one connection asks for: all that is left if the others are busy with other blobs, else a share small
-    /// enough that all end together.
+    /// How much one connection asks for: a share small enough that all connections of the blob end together, and
+    /// never so much that nothing is left to share should more connections pay.
     fn range_limit(&mut self, i: usize, host: &str, now: Instant) -> u64 {
         if self.blobs[i].no_ranges {
             return u64::MAX;
         }
-        let unfinished = self.order.iter().filter(|&&i| !self.blobs[i].has_ended());
-        let expected = self.pace.allowed(host, now) / unfinished.count().max(1);
-        let expected = expected.clamp(1, self.transfer.settings.streams) as u64;
         let left = self.blobs[i].unclaimed();
-        match expected {
+        match self.pace.streams(host, now) as u64 {
             1 => MOST_RANGE,
             several => (left / (2 * several)).clamp(LEAST_RANGE, MOST_RANGE),
         }
