@@ -90,7 +90,7 @@ fn next_step(error: &Error) -> Option<String> {
         Error::Network { .. } | Error::Busy { .. } => {
             Some("what was received is kept; run the same command again to go on".into())
         }
-        Error::Unauthorized { place, why, .. } if !why.contains("login") => {
+        Error::Unauthorized { place, why, .. } if !why.contains("layerpull login") => {
             let host = place.split('/').next().unwrap_or(place);
             Some(format!("log in with: layerpull login {}", escape(host)))
         }

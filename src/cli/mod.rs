@@ -157,10 +157,11 @@ impl Context {
     }
 }
 
-/// `-v` shows what this program traces, `-vv` every request.
+/// `-v` shows what this program traces, `-vv` every request. An error that nobody else tells, as that of a server which
+/// finds a damaged blob, is shown always.
 fn tracing_to_stderr(verbosity: u8) {
     let level = match verbosity {
-        0 => return,
+        0 => "layerpull=error",
         1 => "layerpull=info",
         _ => "layerpull=trace",
     };

@@ -27,6 +27,9 @@ pub enum InvalidReference {
     /// There is nothing.
     #[error("invalid reference format: the name is empty")]
     Empty,
+    /// A web address. It is not repeated, because it may hold a password.
+    #[error("invalid reference format: an image has a name, not an address: leave out what ends with \"://\"")]
+    Address,
     /// A component of the path holds other characters than lower-case letters, digits and single separators.
     #[error("invalid reference format: {0:?}: {1}")]
     Format(String, &'static str),
@@ -107,6 +110,9 @@ impl FromStr for Reference {
         if text.is_empty() {
             return Err(InvalidReference::Empty);
         }
+        if text.contains("://") {
+            return Err(InvalidReference::Address);
+        }
         let (named, digest) = split_digest(text)?;
         let (domain, rest) = split_domain(named);
         let (path, tag) = match rest.rsplit_once(':') {
@@ -133,7 +139,8 @@ fn split_digest(text: &str) -> Result<(&str, Option<Digest>), InvalidReference> 
     match text.split_once('@') {
         None => Ok((text, None)),
         Some((name, digest)) => {
-            let digest = digest.parse().map_err(|e| InvalidReference::Digest(text.into(), e))?;
+            // What stands before it may be a password, meant for an address.
+            let digest = digest.parse().map_err(|e| InvalidReference::Digest(digest.into(), e))?;
             Ok((name, Some(digest)))
         }
     }

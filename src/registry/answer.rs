@@ -10,6 +10,7 @@ use reqwest::{StatusCode, Url};
 use serde::Deserialize;
 
 use super::http::fault;
+use super::secret::Told;
 use crate::error::{Error, Fault, Result};
 use crate::event::{Event, Events};
 
@@ -29,6 +30,8 @@ pub(super) struct Answer {
     pub(super) place: String,
     /// What was asked for, in messages.
     pub(super) what: String,
+    /// What the server was told and might repeat.
+    pub(super) told: Told,
 }
 
 impl Answer {
@@ -105,7 +108,7 @@ impl Answer {
         };
         // What came until then is enough.
         let _ = tokio::time::timeout(ERROR_BODY_TIME, read).await;
-        error_message(&body)
+        self.told.hidden_in(&error_message(&body))
     }
 }
 
@@ -191,10 +194,10 @@ impl Notices {
         }
     }
 
-    pub(super) fn read(&self, place: &str, headers: &HeaderMap) {
+    pub(super) fn read(&self, place: &str, headers: &HeaderMap, told: &Told) {
         for warning in headers.get_all(WARNING) {
             if let Some(text) = warning.to_str().ok().and_then(warning_text) {
-                self.warn(format!("{place}: {text}"));
+                self.warn(format!("{place}: {}", told.hidden_in(&text)));
             }
         }
         if let Some(limit) = rate_limit(headers) {

@@ -10,6 +10,7 @@ use reqwest::{Client, Method, Url};
 
 use super::answer::{Answer, Notices};
 use super::proxy::{Proxies, is_loopback};
+use super::secret::Told;
 use super::tls::{self, Trust, certs_folder};
 use super::{Insecure, Options, Verify};
 use crate::error::{Error, Fault, Result};
@@ -57,6 +58,7 @@ impl Http {
         let client = self.client(self.trust(&request.url)).await?;
         request.headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         let mut outgoing = reqwest::Request::new(request.method.clone(), request.url.clone());
+        let told = Told::by(&request.headers, request.body.as_deref());
         *outgoing.headers_mut() = request.headers;
         *outgoing.body_mut() = request.body.map(reqwest::Body::from);
         tracing::debug!(method = %request.method, host = %place, path = request.url.path(), "request");
@@ -66,8 +68,8 @@ impl Http {
             let why = format!("the body is encoded as {encoding:?}, though none was asked for");
             return Err(Error::network(place, request.what, Fault::Protocol(why)));
         }
-        self.notices.read(&place, response.headers());
-        Ok(Answer { response, url: request.url, place, what: request.what })
+        self.notices.read(&place, response.headers(), &told);
+        Ok(Answer { response, url: request.url, place, what: request.what, told })
     }
 
     /// What answers said beside their content.

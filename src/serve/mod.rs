@@ -63,11 +63,12 @@ impl Server {
     /// Listens on `address`; port 0 takes a free one.
     ///
     /// # Errors
-    /// `Usage` when the address is not loopback and `access` says nothing about it; `Network` when it is taken.
+    /// `Usage` when the address is not loopback and `access` says nothing about it, or when nobody can listen on it.
     pub async fn bind(address: SocketAddr, access: Access, content: Content) -> Result<Server> {
         access.check(address)?;
         let bound = TcpListener::bind(address).await;
-        let listener = bound.map_err(|e| Error::network(address, "listen", Fault::Connect(e.to_string())))?;
+        let listener =
+            bound.map_err(|e| Error::Usage(format!("cannot listen on {address}: {e}; choose another address")))?;
         Ok(Server { listener, answers: Arc::new(Answers { content, access, graphs: Graphs::default() }) })
     }
 

@@ -78,12 +78,29 @@ impl Paths {
 
     /// Refuses what is no layout of a version that we know. A folder that is not there, or empty, will become one.
     pub fn check(&self) -> Result<()> {
-        let marker = match read_bounded(&self.marker(), MAX_MARKER) {
-            Ok(text) => text,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return self.check_empty(),
-            Err(e) => return Err(Error::store("read", self.marker())(e)),
-        };
-        let marker: Marker = serde_json::from_slice(&marker).map_err(|e| {
+        if let Some(marker) = self.read_marker()? {
+            return self.check_version(&marker);
+        }
+        if self.is_vacant()? {
+            return Ok(());
+        }
+        // What is there may have been put there, behind the marker, by another process that is just making this store.
+        match self.read_marker()? {
+            Some(marker) => self.check_version(&marker),
+            None => Err(self.foreign("the folder holds other things and no oci-layout; name an empty or new one")),
+        }
+    }
+
+    fn read_marker(&self) -> Result<Option<Vec<u8>>> {
+        match read_bounded(&self.marker(), MAX_MARKER) {
+            Ok(text) => Ok(Some(text)),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(Error::store("read", self.marker())(e)),
+        }
+    }
+
+    fn check_version(&self, marker: &[u8]) -> Result<()> {
+        let marker: Marker = serde_json::from_slice(marker).map_err(|e| {
             self.foreign(&format!("its file oci-layout is damaged ({e}); it should read {}", text(MARKER)))
         })?;
         match marker.version == VERSION {
@@ -95,19 +112,20 @@ impl Paths {
         }
     }
 
-    fn check_empty(&self) -> Result<()> {
+    /// Whether nothing is there but what a store begins with.
+    fn is_vacant(&self) -> Result<bool> {
         let entries = match fs::read_dir(&self.root) {
             Ok(entries) => entries,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(true),
             Err(e) => return Err(Error::store("use as a store", &self.root)(e)),
         };
         for entry in entries {
             let name = entry.map_err(Error::store("list", &self.root))?.file_name();
             if name != OWN && name != "lost+found" {
-                return Err(self.foreign("the folder holds other things and no oci-layout; name an empty or new one"));
+                return Ok(false);
             }
         }
-        Ok(())
+        Ok(true)
     }
 
     fn foreign(&self, why: &str) -> Error {

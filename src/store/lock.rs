@@ -43,7 +43,8 @@ pub(super) fn try_lock(path: &Path, mode: Mode) -> io::Result<Option<Lock>> {
     let file = match file {
         // A store that we may only read can still be locked against its owner's gc.
         Err(e) if matches!(e.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem) => {
-            File::open(path)?
+            // Without a file there is nothing to lock, and the first refusal says why.
+            File::open(path).map_err(|_| e)?
         }
         other => other?,
     };

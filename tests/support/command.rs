@@ -4,6 +4,7 @@ use std::ffi::{OsStr, OsString};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -119,9 +120,9 @@ impl Layerpull {
         let mut stdin = child.stdin.take().expect("stdin is a pipe");
         // A command that does not read its input is right to close it.
         let _ = stdin.write_all(&self.stdin);
-        let stdout = collect(child.stdout.take().expect("stdout is a pipe"));
-        let stderr = collect(child.stderr.take().expect("stderr is a pipe"));
-        Running { child, stdout: Some(stdout), stderr: Some(stderr), _home: self.home }
+        let stdout = Printed::collect(child.stdout.take().expect("stdout is a pipe"));
+        let stderr = Printed::collect(child.stderr.take().expect("stderr is a pipe"));
+        Running { child, stdout, stderr, _home: self.home }
     }
 }
 
@@ -132,20 +133,53 @@ fn binary() -> PathBuf {
     folder.join(format!("layerpull{}", std::env::consts::EXE_SUFFIX))
 }
 
-fn collect(mut pipe: impl Read + Send + 'static) -> JoinHandle<Vec<u8>> {
-    std::thread::spawn(move || {
-        let mut bytes = Vec::new();
-        // What came before an error is what there is.
-        let _ = pipe.read_to_end(&mut bytes);
-        bytes
-    })
+/// What a pipe has given so far.
+struct Printed {
+    bytes: Arc<(Mutex<Vec<u8>>, Condvar)>,
+    reader: Option<JoinHandle<()>>,
+}
+
+impl Printed {
+    fn collect(mut pipe: impl Read + Send + 'static) -> Printed {
+        let bytes = Arc::new((Mutex::new(Vec::new()), Condvar::new()));
+        let shared = bytes.clone();
+        let reader = std::thread::spawn(move || {
+            let mut buffer = [0; 4096];
+            // What came before an error is what there is.
+            while let Ok(count @ 1..) = pipe.read(&mut buffer) {
+                shared.0.lock().expect("the other side does not panic").extend_from_slice(&buffer[..count]);
+                shared.1.notify_all();
+            }
+        });
+        Printed { bytes, reader: Some(reader) }
+    }
+
+    fn wait_for(&self, part: &str) -> String {
+        let deadline = Instant::now() + PATIENCE;
+        let mut bytes = self.bytes.0.lock().expect("the reader does not panic");
+        loop {
+            let text = String::from_utf8_lossy(&bytes).into_owned();
+            if text.contains(part) {
+                return text;
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            assert!(!left.is_zero(), "{part:?} was never printed:\n{text}");
+            bytes = self.bytes.1.wait_timeout(bytes, left).expect("the reader does not panic").0;
+        }
+    }
+
+    /// Everything, when the other end is closed.
+    fn whole(&mut self) -> String {
+        self.reader.take().expect("collected once").join().expect("the reader does not panic");
+        String::from_utf8_lossy(&self.bytes.0.lock().expect("the reader has ended")).into_owned()
+    }
 }
 
 /// A command that runs. Killed when dropped.
 pub struct Running {
     child: Child,
-    stdout: Option<JoinHandle<Vec<u8>>>,
-    stderr: Option<JoinHandle<Vec<u8>>>,
+    stdout: Printed,
+    stderr: Printed,
     _home: Home,
 }
 
@@ -167,6 +201,11 @@ impl Running {
         self.wait()
     }
 
+    /// Waits until standard error has `part` in it; returns all that it has so far. Panics after two minutes.
+    pub fn until_stderr(&self, part: &str) -> String {
+        self.stderr.wait_for(part)
+    }
+
     /// Whether it has ended.
     pub fn has_ended(&mut self) -> bool {
         self.child.try_wait().expect("the process is ours").is_some()
@@ -175,11 +214,7 @@ impl Running {
     /// Waits for its end. Panics after two minutes.
     pub fn wait(mut self) -> Output {
         let status = self.deadline();
-        let text = |pipe: &mut Option<JoinHandle<Vec<u8>>>| {
-            let bytes = pipe.take().expect("collected once").join().expect("the reader does not panic");
-            String::from_utf8_lossy(&bytes).into_owned()
-        };
-        Output { stdout: text(&mut self.stdout), stderr: text(&mut self.stderr), code: status.code() }
+        Output { stdout: self.stdout.whole(), stderr: self.stderr.whole(), code: status.code() }
     }
 
     fn deadline(&mut self) -> ExitStatus {

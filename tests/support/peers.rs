@@ -151,15 +151,25 @@ impl DockerRegistry {
     /// An empty registry without authentication.
     pub fn start() -> DockerRegistry {
         // Somebody else may take the port between our look and its bind.
-        (0..5).find_map(|_| DockerRegistry::try_start()).expect("docker-registry starts")
+        (0..5).find_map(|_| DockerRegistry::try_start(None)).expect("docker-registry starts")
     }
 
-    fn try_start() -> Option<DockerRegistry> {
+    /// An empty registry for the users in `htpasswd` (bcrypt).
+    pub fn start_with_passwords(htpasswd: &str) -> DockerRegistry {
+        (0..5).find_map(|_| DockerRegistry::try_start(Some(htpasswd))).expect("docker-registry starts")
+    }
+
+    fn try_start(htpasswd: Option<&str>) -> Option<DockerRegistry> {
         let (port, dir) = (free_port(), tempfile::tempdir().expect("a temporary folder"));
         let config = dir.path().join("config.yml");
+        let users = dir.path().join("htpasswd");
+        let auth = htpasswd.map_or_else(String::new, |lines| {
+            fs::write(&users, lines).expect("a file in a temporary folder");
+            format!("auth:\n  htpasswd:\n    realm: test\n    path: {}\n", users.display())
+        });
         let text = format!(
             "version: 0.1\nlog:\n  level: info\nstorage:\n  filesystem:\n    rootdirectory: {}\n  delete:\n    enabled: true\n\
-             http:\n  addr: 127.0.0.1:{port}\n",
+             http:\n  addr: 127.0.0.1:{port}\n{auth}",
             dir.path().join("data").display()
         );
         fs::write(&config, text).expect("a file in a temporary folder");
@@ -180,11 +190,21 @@ impl DockerRegistry {
 
     /// Pushes `image` with skopeo, all platforms, digests kept.
     pub fn push(&self, repository: &str, tag: &str, image: &Image) {
+        self.copy(&[], repository, tag, image);
+    }
+
+    /// The same as this user.
+    pub fn push_as(&self, (user, password): (&str, &str), repository: &str, tag: &str, image: &Image) {
+        self.copy(&["--dest-creds", &format!("{user}:{password}")], repository, tag, image);
+    }
+
+    fn copy(&self, options: &[&str], repository: &str, tag: &str, image: &Image) {
         let layout = tempfile::tempdir().expect("a temporary folder");
         image.write_layout(layout.path(), "x");
         let from = format!("oci:{}:x", layout.path().display());
         let to = format!("docker://{}", self.name(repository, tag));
-        skopeo(["copy", "--all", "--preserve-digests", "--dest-tls-verify=false", &from, &to]).ok();
+        let copy = ["copy", "--all", "--preserve-digests", "--dest-tls-verify=false"];
+        skopeo(copy.iter().chain(options).copied().chain([from.as_str(), to.as_str()])).ok();
     }
 
     /// The lines of its access log so far, in the common log format of web servers.

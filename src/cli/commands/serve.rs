@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use crate::cli::Context;
 use crate::cli::config::{Credentials, socket, values};
+use crate::cli::exit::{self, Told};
 use crate::cli::output::note;
 use crate::cli::place;
 use crate::error::{Error, Result};
@@ -30,7 +31,7 @@ pub struct Args {
 /// Serves until it is interrupted, which is no failure.
 ///
 /// # Errors
-/// `Usage` for an address that others can reach without a word about credentials; `Network` when it is taken.
+/// `Usage` for an address that others can reach without a word about credentials, and for one that is taken.
 pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     let store = place::store(context, context.notices())?;
     let access = access(&args)?;
@@ -38,7 +39,8 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     note(&format!("serving {} on http://{}", store.root().display(), server.address()?));
     server.run(context.cancel.clone()).await;
     match context.cancel.is_cancelled() {
-        true => Err(Error::Interrupted.into()),
+        // The code says which signal it was; there is nothing to go on with, so nothing more is said.
+        true => Err(Told(exit::INTERRUPTED).into()),
         false => Ok(()),
     }
 }

@@ -295,6 +295,8 @@ impl Fault {
             Fault::StallAfter(bytes, stall) => answer.stall = Some((*bytes, stall.clone())),
             Fault::Drip(rate) => answer.rate = Some(*rate),
             Fault::Reply(reply) => return reply.clone().into(),
+            // Nobody signs an address for somebody whom the registry refuses.
+            Fault::Redirect(Redirect::Signed(..)) if answer.status >= 400 => {}
             Fault::Redirect(redirect) => return redirected(redirect, request, &answer),
             Fault::IgnoreRange => return answer.whole(),
             Fault::ContentRange(value) => answer.set("content-range", value),
