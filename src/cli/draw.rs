@@ -126,8 +126,12 @@ impl Drawing<'_> {
             _ => format!("  {}", self.stack.platform),
         };
         let facts = format!("{platform}  {layers}, {}", size(own_size(self.stack)));
-        let name = shorten(&self.stack.name, self.columns.saturating_sub(width(&facts) + 4));
-        format!("{}  {name}{facts}", pad(&letter(self.at), 2))
+        let start = pad(&letter(self.at), 2) + "  ";
+        let room = self.columns.saturating_sub(width(&start));
+        match width(&self.stack.name) + width(&facts) <= room {
+            true => format!("{start}{}{facts}", self.stack.name),
+            false => format!("{start}{}\n  {facts}", shorten(&self.stack.name, room)),
+        }
     }
 
     /// The other images that have `layer`.
@@ -235,6 +239,12 @@ mod tests {
         let twice = stack("x", &[(10, "a"), (10, "a")]);
         assert_eq!(own_size(&twice), 10);
         assert!(together(&[twice.clone(), twice]).contains("20 B apart, 10 B together: 10 B (50 %)"));
+    }
+
+    #[test]
+    fn a_long_name_has_a_line_of_its_own() {
+        let drawing = stacks(&[stack("registry.example:5000/a/b/nginx:1.29", &[(10, "a")])], 40);
+        assert!(drawing.starts_with("A   registry.example:5000/a/b/nginx:1.29\n    1 layer, 10 B\n    ┌"), "{drawing}");
     }
 
     #[test]
