@@ -24,6 +24,14 @@ registry_pid() {
   tr '\0' ' ' <"/proc/$pid/cmdline" 2>/dev/null | grep -qF "$1/config.yml" && echo "$pid"
 }
 
+# registry_port DIR FROM: where it runs or ran, unless somebody else is there now; else the first free port.
+registry_port() {
+  local port
+  port=$(cat "$1/port" 2>/dev/null) || port=$2
+  registry_pid "$1" >/dev/null || port=$(free_port "$port")
+  echo "$port"
+}
+
 # registry_start DIR PORT: does nothing when it runs already on that port.
 registry_start() {
   local dir=$1 port=$2

@@ -1,6 +1,9 @@
 # Words that every script here uses: speaking, failing, finding and installing programs.
 # Sourced, never run.
 
+# Not every way of becoming root brings the folders of the daemons along.
+PATH=$PATH:/usr/sbin:/sbin
+
 say() { printf '%s\n' "$*" >&2; }
 
 die() {
@@ -21,7 +24,7 @@ as_root() {
 
 may_be_root() { as_root true 2>/dev/null; }
 
-has() { command -v "$1" >/dev/null 2>&1 || [ -x "/usr/sbin/$1" ] || [ -x "/sbin/$1" ]; }
+has() { command -v "$1" >/dev/null 2>&1; }
 
 # require_cargo: the one thing that these scripts do not install.
 require_cargo() {
@@ -58,9 +61,19 @@ install_packages() {
   if [ ! -e "$policy" ]; then
     printf '#!/bin/sh\nexit 101\n' | as_root tee "$policy" >/dev/null && as_root chmod 755 "$policy" && placed=yes
   fi
-  { as_root apt-get update -q && as_root env DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends "$@"; } >&2 || status=$?
+  { as_root apt-get update -q && packages_known "$@" | as_root env DEBIAN_FRONTEND=noninteractive \
+    xargs apt-get install -qy --no-install-recommends; } >&2 || status=$?
   [ -z "$placed" ] || as_root rm -f "$policy"
   return $status
+}
+
+# packages_known PACKAGE[/PACKAGE]…: of alternatives the first that apt knows.
+packages_known() {
+  local word
+  for word in "$@"; do
+    if [ "${word%%/*}" != "$word" ] && ! apt-cache show "${word%%/*}" >/dev/null 2>&1; then word=${word#*/}; fi
+    printf '%s\n' "${word%%/*}"
+  done
 }
 
 port_is_open() { (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }

@@ -6,9 +6,11 @@ use super::output::{pad, percent, shorten, size, width};
 use crate::oci::Digest;
 
 /// Narrower than this nothing can be read.
-const MIN_COLUMNS: usize = 50;
+const MIN_COLUMNS: usize = 40;
 /// Wider than this lines are hard to follow.
 const MAX_COLUMNS: usize = 120;
+/// Narrower than this there is no room for bars and platforms.
+const NARROW: usize = 60;
 /// Columns of the bar that shows how big a layer is.
 const BAR: usize = 8;
 
@@ -124,9 +126,17 @@ impl Drawing<'_> {
             1 => "1 layer".into(),
             n => format!("{n} layers"),
         };
-        let facts = format!("  {}  {layers}, {}", self.stack.platform, size(own_size(self.stack)));
-        let name = shorten(&self.stack.name, self.columns.saturating_sub(width(&facts) + 4));
-        format!("{}  {name}{facts}", pad(&letter(self.at), 2))
+        let platform = match self.columns {
+            ..NARROW => String::new(),
+            _ => format!("  {}", self.stack.platform),
+        };
+        let facts = format!("{platform}  {layers}, {}", size(own_size(self.stack)));
+        let start = pad(&letter(self.at), 2) + "  ";
+        let room = self.columns.saturating_sub(width(&start));
+        match width(&self.stack.name) + width(&facts) <= room {
+            true => format!("{start}{}{facts}", self.stack.name),
+            false => format!("{start}{}\n  {facts}", shorten(&self.stack.name, room)),
+        }
     }
 
     /// The other images that have `layer`.
@@ -156,7 +166,11 @@ impl Drawing<'_> {
 
     fn row(&self, at: usize, layer: &Layer) -> String {
         let instruction = layer.instruction.as_deref().unwrap_or("(no history)");
-        let content = format!("{:>8} {} {instruction}", size(layer.size), self.bar(layer.size));
+        let bar = match self.columns {
+            ..NARROW => String::new(),
+            _ => self.bar(layer.size) + " ",
+        };
+        let content = format!("{:>8} {bar}{instruction}", size(layer.size));
         let room = self.columns - 8;
         format!("{:>3} │ {} │", at + 1, pad(&shorten(&content, room), room))
     }
@@ -219,7 +233,7 @@ mod tests {
 
     #[test]
     fn no_line_is_wider_than_asked_for() {
-        for columns in [50, 80, 100, 200] {
+        for columns in [40, 50, 80, 100, 200] {
             let drawing = stacks(&samples(), columns);
             assert!(drawing.lines().take_while(|line| !line.contains("images,")).all(|line| width(line) <= columns));
         }
@@ -230,6 +244,12 @@ mod tests {
         let twice = stack("x", &[(10, "a"), (10, "a")]);
         assert_eq!(own_size(&twice), 10);
         assert!(together(&[twice.clone(), twice]).contains("20 B apart, 10 B together: 10 B (50 %)"));
+    }
+
+    #[test]
+    fn a_long_name_has_a_line_of_its_own() {
+        let drawing = stacks(&[stack("registry.example:5000/a/b/nginx:1.29", &[(10, "a")])], 40);
+        assert!(drawing.starts_with("A   registry.example:5000/a/b/nginx:1.29\n    1 layer, 10 B\n    ┌"), "{drawing}");
     }
 
     #[test]

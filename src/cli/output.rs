@@ -181,8 +181,13 @@ pub fn print_verbatim(bytes: &[u8]) -> io::Result<()> {
 /// How many columns the terminal behind `stream` has; 80 where nobody says. `COLUMNS` wins.
 pub fn columns(stream: impl std::os::fd::AsFd) -> usize {
     let named = std::env::var("COLUMNS").ok().and_then(|columns| columns.parse().ok());
-    let asked = || rustix::termios::tcgetwinsize(stream).ok().map(|size| usize::from(size.ws_col));
-    named.or_else(asked).filter(|&columns| columns > 0).unwrap_or(80)
+    named.filter(|&columns| columns > 0).or_else(|| terminal_columns(stream)).unwrap_or(80)
+}
+
+/// How many columns the terminal behind `stream` has at this moment, if it is one.
+pub fn terminal_columns(stream: impl std::os::fd::AsFd) -> Option<usize> {
+    let size = rustix::termios::tcgetwinsize(stream).ok()?;
+    Some(usize::from(size.ws_col)).filter(|&columns| columns > 0)
 }
 
 /// Writes a line of diagnostics. Nobody can be told when that fails.

@@ -14,6 +14,8 @@ use crate::event::{Event, Events};
 
 /// How often a lock that somebody else holds is tried.
 const POLL: Duration = Duration::from_millis(25);
+/// A wait that is shorter is nobody's concern: most locks are held for one change of a small file.
+const QUIET: Duration = Duration::from_millis(500);
 
 /// Who else may hold the lock at the same time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,7 +69,7 @@ pub(super) async fn lock(path: &Path, mode: Mode, wait: Wait<'_>) -> Result<Lock
         if let Some(lock) = try_lock(path, mode).map_err(Error::store("lock", path))? {
             return Ok(lock);
         }
-        if !told {
+        if !told && began.elapsed() >= QUIET {
             wait.events.on(&Event::Waiting { what: wait.what.into() });
             told = true;
         }

@@ -4,8 +4,10 @@
 //! - [`registry`]: a registry that records every request and misbehaves as it is told.
 //! - [`command`]: runs the `layerpull` binary in a clean environment.
 //! - [`peers`]: real registries and clients from the system's packages.
+//! - [`engines`]: real container engines, as daemons of our own.
 
 pub mod command;
+pub mod engines;
 pub mod images;
 pub mod peers;
 pub mod registry;

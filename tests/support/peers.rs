@@ -47,7 +47,7 @@ pub fn run<A: AsRef<std::ffi::OsStr>>(name: &str, args: impl IntoIterator<Item =
     finish(Command::new(program(name)).args(args))
 }
 
-fn finish(command: &mut Command) -> Finished {
+pub(crate) fn finish(command: &mut Command) -> Finished {
     let output = command.stdin(Stdio::null()).output().expect("the program runs");
     Finished {
         stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
@@ -96,14 +96,14 @@ pub fn free_port() -> u16 {
 }
 
 /// A server that is ours. Ended when dropped.
-struct Server {
+pub(crate) struct Server {
     child: Child,
     log: Arc<Mutex<Vec<String>>>,
 }
 
 impl Server {
     /// Starts `command` and waits for `ready` in what it prints; `None` when it ended before.
-    fn start(command: &mut Command, ready: &'static str) -> Option<Server> {
+    pub(crate) fn start(command: &mut Command, ready: &'static str) -> Option<Server> {
         let mut child =
             command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it runs");
         let log = Arc::new(Mutex::new(Vec::new()));

@@ -29,7 +29,8 @@ pub struct Args {
 pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     let store = place::store(context, context.notices())?;
     let _shared = store.share().await?;
-    let images: Vec<Row> = store.images().await?.iter().map(Row::of).collect();
+    let mut images: Vec<Row> = store.images().await?.iter().map(Row::of).collect();
+    images.sort_by(|a, b| a.name.cmp(&b.name));
     let text = match (args.quiet, args.format) {
         (true, _) => images.iter().map(|image| escape(&image.name) + "\n").collect(),
         (false, Format::Json) => json(&images)?,

@@ -120,7 +120,8 @@ fn conclude(args: &Args, context: &Context, pulled: &[Pulled], report: &Report) 
         exit::tell(error);
     }
     hint(context, &failures);
-    if !args.quiet && failures.len() < pulled.len() {
+    // The last event says the same to a program.
+    if !args.quiet && mode(args, context) != Mode::Json && failures.len() < pulled.len() {
         note(&results::summary(report));
     }
     if let Some(file) = &args.digestfile {

@@ -4,17 +4,21 @@ use std::time::Duration;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use super::lines::remark;
-use super::{Display, Flight, Snapshot, Surroundings};
-use crate::cli::output::{self, duration, pad, percent, rate, shorten, size, width};
+use super::lines::{intention, remark};
+use super::{Check, Display, Flight, Snapshot, Surroundings};
+use crate::cli::output::{duration, pad, percent, rate, shorten, size, terminal_columns, width};
 use crate::event::Event;
 
 /// Time between two drawings.
 const INTERVAL: Duration = Duration::from_millis(100);
 /// Blobs that are shown, at most.
 const MAX_LINES: usize = 8;
-/// Width of a bar, at most.
+/// Columns of a bar, at most.
 const MAX_BAR: usize = 30;
+/// On less columns there is no room for bars.
+const MIN_COLUMNS: usize = 30;
+/// On less columns digests are shown shorter.
+const WIDE: usize = 60;
 
 /// Draws on standard error.
 pub(super) struct Bars {
@@ -59,18 +63,18 @@ impl Display for Bars {
         INTERVAL
     }
 
-    fn event(&mut self, event: &Event, _: &Snapshot) {
-        if let Some(line) = remark(event) {
+    fn event(&mut self, event: &Event, snapshot: &Snapshot) {
+        for line in intention(event, snapshot).into_iter().chain(remark(event)) {
             let _ = self.screen.println(line);
         }
     }
 
     fn tick(&mut self, snapshot: &Snapshot) {
         let due = self.drawn.is_none_or(|last| snapshot.elapsed >= last + INTERVAL);
-        if due && snapshot.blobs > 0 {
+        if due && (snapshot.blobs > 0 || snapshot.check.is_some()) {
             self.drawn = Some(snapshot.elapsed);
             // The last column stays free: some terminals wrap when it is written.
-            let columns = output::columns(std::io::stderr()).saturating_sub(1);
+            let columns = terminal_columns(std::io::stderr()).unwrap_or(80).saturating_sub(1);
             self.draw(&frame(snapshot, columns, self.palette));
         }
     }
@@ -83,43 +87,61 @@ impl Display for Bars {
 
 /// The lines of one moment, none wider than `columns`.
 fn frame(snapshot: &Snapshot, columns: usize, palette: Palette) -> Vec<String> {
-    let mut lines = vec![total(snapshot, columns, palette)];
+    let look = Look { columns, palette };
+    if let Some(check) = &snapshot.check {
+        return vec![checking(check, snapshot, look)];
+    }
+    let mut lines = vec![total(snapshot, look)];
     // The biggest come first and stay where they are until they are done.
     let mut flights: Vec<&Flight> = snapshot.flights.iter().collect();
     flights.sort_by(|a, b| b.size.cmp(&a.size).then_with(|| a.digest.cmp(&b.digest)));
-    lines.extend(flights.iter().take(MAX_LINES).map(|flight| line(flight, columns, palette)));
+    lines.extend(flights.iter().take(MAX_LINES).map(|flight| line(flight, look)));
     if flights.len() > MAX_LINES {
         lines.push(shorten(&format!("  and {} more", flights.len() - MAX_LINES), columns));
     }
     lines
 }
 
-fn total(snapshot: &Snapshot, columns: usize, palette: Palette) -> String {
-    let left = snapshot.left().map_or_else(|| "–".into(), |left| format!("{} left", duration(left)));
-    let mut text = format!(
-        "{} of {}, {} %, {}, {left}",
-        size(snapshot.done),
-        size(snapshot.size),
-        percent(snapshot.done, snapshot.size),
-        rate(snapshot.rate)
-    );
-    if snapshot.held > 0 {
-        text.push_str(&format!(", {} already here", size(snapshot.held)));
-    }
+fn total(snapshot: &Snapshot, look: Look) -> String {
     let portions = Portions { size: snapshot.size, done: snapshot.done, resumed: snapshot.resumed };
-    with_bar("total", portions, &text, Look { columns, palette })
+    let held = match snapshot.held {
+        0 => String::new(),
+        held => format!(", {} already here", size(held)),
+    };
+    with_bar("total", &portions, &texts(&portions, snapshot, &held), look)
 }
 
-fn line(flight: &Flight, columns: usize, palette: Palette) -> String {
-    let mut text = match flight.done >= flight.size {
-        true => format!("{}, verifying", size(flight.size)),
-        false => format!("{} of {}", size(flight.done), size(flight.size)),
-    };
-    if flight.resumed > 0 {
-        text.push_str(&format!(", {} resumed", size(flight.resumed)));
-    }
+fn checking(check: &Check, snapshot: &Snapshot, look: Look) -> String {
+    let portions = Portions { size: check.size, done: check.done, resumed: 0 };
+    let blobs = format!(", {} of {} blobs", check.read, check.blobs);
+    with_bar("checked", &portions, &texts(&portions, snapshot, &blobs), look)
+}
+
+/// What may be said of the whole, the most first.
+fn texts(portions: &Portions, snapshot: &Snapshot, rest: &str) -> [String; 6] {
+    let left = snapshot.left().map_or_else(|| "–".into(), |left| format!("{} left", duration(left)));
+    let done = format!("{} of {}", size(portions.done), size(portions.size));
+    let percent = format!("{} %", percent(portions.done, portions.size));
+    let rate = rate(snapshot.rate);
+    [
+        format!("{done}, {percent}, {rate}, {left}{rest}"),
+        format!("{done}, {percent}, {rate}, {left}"),
+        format!("{done}, {rate}, {left}"),
+        format!("{percent}, {rate}, {left}"),
+        format!("{percent}, {left}"),
+        percent,
+    ]
+}
+
+fn line(flight: &Flight, look: Look) -> String {
     let portions = Portions { size: flight.size, done: flight.done, resumed: flight.resumed };
-    with_bar(flight.digest.short(), portions, &text, Look { columns, palette })
+    let done = format!("{} of {}", size(flight.done), size(flight.size));
+    let texts = match (flight.done >= flight.size, flight.resumed) {
+        (true, _) => [format!("{}, verifying", size(flight.size)), "verifying".into()].to_vec(),
+        (false, 0) => vec![done, size(flight.done)],
+        (false, resumed) => vec![format!("{done}, {} resumed", size(resumed)), done, size(flight.done)],
+    };
+    with_bar(flight.digest.short(), &portions, &texts, look)
 }
 
 struct Portions {
@@ -128,18 +150,21 @@ struct Portions {
     resumed: u64,
 }
 
+#[derive(Clone, Copy)]
 struct Look {
     columns: usize,
     palette: Palette,
 }
 
-/// A label, a bar if there is room for a useful one, and a text.
-fn with_bar(label: &str, portions: Portions, text: &str, look: Look) -> String {
-    let label = pad(label, 12);
-    let room = look.columns.saturating_sub(width(&label) + width(text) + 2);
-    match room.min(MAX_BAR) {
-        cells @ 8.. => format!("{label} {} {text}", bar(&portions, cells, look.palette)),
-        _ => shorten(&format!("{label} {text}"), look.columns),
+/// A label, a bar, and the first of `texts` that there is room for. Labels and bars of all lines are equally wide.
+fn with_bar(label: &str, portions: &Portions, texts: &[String], look: Look) -> String {
+    let columns = if look.columns < WIDE { 7 } else { 12 };
+    let label = pad(&label.chars().take(columns).collect::<String>(), columns);
+    let cells = if look.columns < MIN_COLUMNS { 0 } else { (look.columns / 5).min(MAX_BAR) };
+    let room = look.columns.saturating_sub(columns + cells + 2);
+    match texts.iter().find(|text| cells > 0 && width(text) <= room) {
+        Some(text) => format!("{label} {} {text}", bar(portions, cells, look.palette)),
+        None => shorten(&format!("{label} {}", texts.last().map_or("", String::as_str)), look.columns),
     }
 }
 
@@ -186,11 +211,32 @@ mod tests {
 
     #[test]
     fn a_frame_shows_the_total_and_each_blob_in_flight() {
-        insta::assert_snapshot!(frame(&snapshot(), 100, Palette::Plain).join("\n"), @r"
-        total        ▓▓██████░░░░░░░░░░ 71.0 MB of 158 MB, 44 %, 17.0 MB/s, 5.1 s left, 30.0 MB already here
-        ca978112ca1b █████████▉░░░░░░░░░░░░░░░░░░░░ 33.0 MB of 100 MB
-        3e23e8160039 ▓▓▓▓▓▓▓▓▓▓▓▓██████░░░░░░░░░░░░ 30.0 MB of 50.0 MB, 20.0 MB resumed
-        18ac3e7343f0 ██████████████████████████████ 8.00 MB, verifying
+        insta::assert_snapshot!(frame(&snapshot(), 120, Palette::Plain).join("\n"), @r"
+        total        ▓▓▓███████▊░░░░░░░░░░░░░ 71.0 MB of 158 MB, 44 %, 17.0 MB/s, 5.1 s left, 30.0 MB already here
+        ca978112ca1b ███████▉░░░░░░░░░░░░░░░░ 33.0 MB of 100 MB
+        3e23e8160039 ▓▓▓▓▓▓▓▓▓█████▍░░░░░░░░░ 30.0 MB of 50.0 MB, 20.0 MB resumed
+        18ac3e7343f0 ████████████████████████ 8.00 MB, verifying
+        ");
+        insta::assert_snapshot!(frame(&snapshot(), 79, Palette::Plain).join("\n"), @r"
+        total        ▓█████▋░░░░░░░░ 71.0 MB of 158 MB, 44 %, 17.0 MB/s, 5.1 s left
+        ca978112ca1b ████▉░░░░░░░░░░ 33.0 MB of 100 MB
+        3e23e8160039 ▓▓▓▓▓▓███░░░░░░ 30.0 MB of 50.0 MB, 20.0 MB resumed
+        18ac3e7343f0 ███████████████ 8.00 MB, verifying
+        ");
+        insta::assert_snapshot!(frame(&snapshot(), 39, Palette::Plain).join("\n"), @r"
+        total   ███▏░░░ 44 %, 5.1 s left
+        ca97811 ██▎░░░░ 33.0 MB of 100 MB
+        3e23e81 ▓▓██▏░░ 30.0 MB of 50.0 MB
+        18ac3e7 ███████ 8.00 MB, verifying
+        ");
+    }
+
+    #[test]
+    fn a_check_is_one_line() {
+        let check = Check { blobs: 9, read: 4, size: 100 * MB, done: 25 * MB };
+        let seen = Snapshot { check: Some(check), rate: 25e6, ..Snapshot::default() };
+        insta::assert_snapshot!(frame(&seen, 99, Palette::Plain).join("\n"), @r"
+        checked      ████▊░░░░░░░░░░░░░░ 25.0 MB of 100 MB, 25 %, 25.0 MB/s, 3.0 s left, 4 of 9 blobs
         ");
     }
 

@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::time::Duration;
 
-use super::{Display, Snapshot};
+use super::{Check, Display, Snapshot};
 use crate::cli::output::{duration, escape, percent, rate, size};
 use crate::event::Event;
 
@@ -33,27 +33,40 @@ impl<W: Write + Send> Display for Lines<W> {
     }
 
     fn event(&mut self, event: &Event, snapshot: &Snapshot) {
-        if matches!(event, Event::Planned { blobs } if !blobs.is_empty()) {
-            self.line(&plan(snapshot));
-        }
-        if let Some(line) = remark(event) {
+        for line in intention(event, snapshot).into_iter().chain(remark(event)) {
             self.line(&line);
         }
     }
 
     fn tick(&mut self, snapshot: &Snapshot) {
-        if snapshot.elapsed >= self.last + INTERVAL && snapshot.size > snapshot.done {
+        if snapshot.elapsed < self.last + INTERVAL {
+            return;
+        }
+        let line = match snapshot.check {
+            Some(check) => (check.size > check.done).then(|| checking(&check, snapshot)),
+            None => (snapshot.size > snapshot.done).then(|| progress(snapshot)),
+        };
+        if let Some(line) = line {
             self.last = snapshot.elapsed;
-            self.line(&progress(snapshot));
+            self.line(&line);
         }
     }
 
     fn finish(&mut self, _: &Snapshot) {}
 }
 
-/// What is to be done.
+/// What will be done, before it is.
+pub(super) fn intention(event: &Event, snapshot: &Snapshot) -> Option<String> {
+    match event {
+        Event::Planned { blobs } if !blobs.is_empty() => Some(plan(snapshot)),
+        Event::Checking { blobs, bytes } if *blobs > 0 => Some(format!("{blobs} blobs to check, {}", size(*bytes))),
+        _ => None,
+    }
+}
+
 fn plan(snapshot: &Snapshot) -> String {
-    let missing = snapshot.size.saturating_sub(snapshot.done);
+    // What has arrived since the plan was made is no part of it.
+    let missing = snapshot.size.saturating_sub(snapshot.resumed);
     let mut line = match snapshot.blobs {
         0 => "nothing to move".into(),
         1 => format!("1 blob to move, {}", size(missing)),
@@ -68,14 +81,31 @@ fn plan(snapshot: &Snapshot) -> String {
     line
 }
 
-fn progress(snapshot: &Snapshot) -> String {
-    let left = snapshot.left().map_or_else(|| "standing still".into(), |left| format!("{} left", duration(left)));
+fn left(snapshot: &Snapshot) -> String {
+    snapshot.left().map_or_else(|| "standing still".into(), |left| format!("{} left", duration(left)))
+}
+
+fn checking(check: &Check, snapshot: &Snapshot) -> String {
     format!(
-        "{} of {} ({} %), {}, {left}, {} of {} blobs done",
+        "{} of {} checked ({} %), {}, {}, {} of {} blobs done",
+        size(check.done),
+        size(check.size),
+        percent(check.done, check.size),
+        rate(snapshot.rate),
+        left(snapshot),
+        check.read,
+        check.blobs,
+    )
+}
+
+fn progress(snapshot: &Snapshot) -> String {
+    format!(
+        "{} of {} ({} %), {}, {}, {} of {} blobs done",
         size(snapshot.done),
         size(snapshot.size),
         percent(snapshot.done, snapshot.size),
         rate(snapshot.rate),
+        left(snapshot),
         snapshot.finished,
         snapshot.blobs,
     )
@@ -86,7 +116,9 @@ pub(super) fn remark(event: &Event) -> Option<String> {
     match event {
         Event::Retried { what, why, wait } => {
             let pause = if wait.is_zero() { "at once".into() } else { format!("in {}", duration(*wait)) };
-            Some(format!("retry {pause}: {}: {}", escape(what), escape(why)))
+            // Most causes name what they are about.
+            let what = if why.contains(what.as_str()) { String::new() } else { escape(what) + ": " };
+            Some(format!("retry {pause}: {what}{}", escape(why)))
         }
         Event::Waiting { what } => Some(format!("waiting for {}", escape(what))),
         Event::Left { host, why } => Some(format!("{} is not asked any more: {}", escape(host), escape(why))),
@@ -136,6 +168,23 @@ mod tests {
         50.0 MB of 150 MB (33 %), 10.0 MB/s, 10.0 s left, 0 of 2 blobs done
         80.0 MB of 150 MB (53 %), 10.0 MB/s, 7.0 s left, 0 of 2 blobs done
         ");
+    }
+
+    #[test]
+    fn a_check_is_announced_and_followed() {
+        let checked = || Event::Checked { blob: digest("a"), size: 100 };
+        let steps = [(0, Event::Checking { blobs: 3, bytes: 300 }), (2, checked()), (4, checked()), (9, checked())];
+        insta::assert_snapshot!(shown(&steps), @r"
+        3 blobs to check, 300 B
+        200 B of 300 B checked (66 %), 50 B/s, 2.0 s left, 2 of 3 blobs done
+        ");
+    }
+
+    #[test]
+    fn what_a_cause_names_is_not_said_twice() {
+        let why = "h.example: manifest x:1: cannot connect";
+        let retried = Event::Retried { what: "x:1".into(), why: why.into(), wait: Duration::ZERO };
+        assert_eq!(remark(&retried).unwrap(), format!("retry at once: {why}"));
     }
 
     #[test]

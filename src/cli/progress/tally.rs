@@ -38,6 +38,8 @@ pub struct Tally {
     resumed: u64,
     network: u64,
     local: u64,
+    check: Option<Check>,
+    checked: u64,
     meter: Meter,
 }
 
@@ -52,6 +54,19 @@ pub struct Flight {
     pub done: u64,
     /// Of these, bytes that a former run left.
     pub resumed: u64,
+}
+
+/// How far a check of the blobs that are here has come.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Check {
+    /// Blobs to read.
+    pub blobs: usize,
+    /// Of these, how many were read.
+    pub read: usize,
+    /// Their sizes in bytes.
+    pub size: u64,
+    /// Of these, bytes that were read.
+    pub done: u64,
 }
 
 /// The state at one moment.
@@ -75,7 +90,9 @@ pub struct Snapshot {
     pub finished: usize,
     /// Blobs in flight, in the order of their digests.
     pub flights: Vec<Flight>,
-    /// Bytes a second, smoothed.
+    /// What is checked instead, when nothing travels.
+    pub check: Option<Check>,
+    /// Bytes a second, moved or checked, smoothed.
     pub rate: f64,
     /// Since the beginning.
     pub elapsed: Duration,
@@ -84,7 +101,8 @@ pub struct Snapshot {
 impl Snapshot {
     /// How long the rest takes at this rate. `None` while nothing moves.
     pub fn left(&self) -> Option<Duration> {
-        let seconds = self.size.saturating_sub(self.done) as f64 / self.rate;
+        let (size, done) = self.check.map_or((self.size, self.done), |check| (check.size, check.done));
+        let seconds = size.saturating_sub(done) as f64 / self.rate;
         (self.rate >= 1.0).then(|| Duration::from_secs_f64(seconds.min(1e9)))
     }
 }
@@ -94,6 +112,7 @@ impl Tally {
     pub fn apply(&mut self, event: &Event) {
         match event {
             Event::Planned { blobs } => {
+                self.check = None;
                 for (descriptor, holding) in blobs {
                     self.plan(descriptor.digest.clone(), descriptor.size, *holding);
                 }
@@ -119,7 +138,19 @@ impl Tally {
                 });
             }
             Event::Finished { blob, how } => self.finish(blob, how),
+            Event::Checking { blobs, bytes } => {
+                self.check = Some(Check { blobs: *blobs, size: *bytes, ..Check::default() });
+            }
+            Event::Checked { size, .. } => self.check(*size),
             _ => {}
+        }
+    }
+
+    fn check(&mut self, bytes: u64) {
+        self.checked += bytes;
+        if let Some(check) = &mut self.check {
+            check.read += 1;
+            check.done = check.done.saturating_add(bytes).min(check.size);
         }
     }
 
@@ -155,7 +186,7 @@ impl Tally {
 
     /// The state, `elapsed` after the beginning. Measures the rate since the last call.
     pub fn snapshot(&mut self, elapsed: Duration) -> Snapshot {
-        let rate = self.meter.measure(self.network + self.local, elapsed);
+        let rate = self.meter.measure(self.network + self.local + self.checked, elapsed);
         let blobs = self.blobs.values();
         let sum = |of: fn(&Blob) -> u64| blobs.clone().map(of).fold(0, u64::saturating_add);
         let flying = self.blobs.iter().filter(|(_, blob)| blob.stage == Stage::Moving);
@@ -169,6 +200,7 @@ impl Tally {
             blobs: self.blobs.len(),
             finished: blobs.clone().filter(|blob| blob.stage == Stage::Finished).count(),
             flights: flying.map(|(digest, blob)| blob.flight(digest)).collect(),
+            check: self.check,
             rate,
             elapsed,
         }
@@ -298,6 +330,17 @@ mod tests {
         let later = tally.snapshot(Duration::from_secs(12));
         assert!(later.rate < rate / 20.0, "{}", later.rate);
         assert!(later.left() > Some(Duration::from_secs(100)));
+    }
+
+    #[test]
+    fn a_check_has_a_rate_and_an_end_of_its_own() {
+        let checked = |name: &str, size| Event::Checked { blob: digest(name), size };
+        let mut tally = tally(&[Event::Checking { blobs: 3, bytes: 100 }, checked("a", 30), checked("b", 20)]);
+        let seen = tally.snapshot(Duration::from_secs(5));
+        assert_eq!(seen.check, Some(Check { blobs: 3, read: 2, size: 100, done: 50 }));
+        assert_eq!(seen.left(), Some(Duration::from_secs(5)));
+        tally.apply(&planned(&[("a", 30, Holding::Missing)]));
+        assert_eq!(tally.snapshot(Duration::from_secs(6)).check, None);
     }
 
     #[test]

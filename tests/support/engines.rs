@@ -1,0 +1,90 @@
+//! Container engines as daemons of our own: their data in temporary folders, ended when dropped.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+
+use tempfile::TempDir;
+
+use crate::peers::{Finished, Server, finish, program};
+
+/// dockerd, without networks.
+pub struct Docker {
+    dir: TempDir,
+    _server: Server,
+}
+
+impl Default for Docker {
+    fn default() -> Self {
+        Docker::start()
+    }
+}
+
+impl Docker {
+    /// With an empty store. Needs root.
+    pub fn start() -> Docker {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let below = |name: &str| dir.path().join(name);
+        let mut command = Command::new(program("dockerd"));
+        command.arg("--data-root").arg(below("data")).arg("--exec-root").arg(below("exec"));
+        command.arg("--pidfile").arg(below("pid")).arg("--host").arg(format!("unix://{}", below("socket").display()));
+        // Layers are only looked at: nothing is mounted, and no rule of the machine's network is touched.
+        command.args(["--storage-driver", "vfs", "--bridge", "none", "--iptables=false", "--ip6tables=false"]);
+        let server = Server::start(&mut command, "API listen on").expect("dockerd starts (it needs root)");
+        Docker { dir, _server: server }
+    }
+
+    /// Runs `docker` with `args`, without anybody's configuration.
+    pub fn run<A: AsRef<std::ffi::OsStr>>(&self, args: impl IntoIterator<Item = A>) -> Finished {
+        let mut command = Command::new(program("docker"));
+        command.env("DOCKER_CONFIG", self.dir.path().join("config")).env_remove("DOCKER_CONTEXT");
+        command.env_remove("DOCKER_HOST").arg("--host");
+        command.arg(format!("unix://{}", self.dir.path().join("socket").display()));
+        finish(command.args(args))
+    }
+}
+
+/// containerd, spoken to by `ctr`.
+pub struct Containerd {
+    dir: TempDir,
+    _server: Server,
+}
+
+impl Default for Containerd {
+    fn default() -> Self {
+        Containerd::start()
+    }
+}
+
+impl Containerd {
+    /// With an empty store. Needs root.
+    pub fn start() -> Containerd {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let at = dir.path().display();
+        let text = format!(
+            "version = 2\nroot = \"{at}/root\"\nstate = \"{at}/state\"\ndisabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n\
+             [grpc]\n  address = \"{at}/socket\"\n[ttrpc]\n  address = \"{at}/ttrpc\"\n"
+        );
+        let config = dir.path().join("config.toml");
+        fs::write(&config, text).expect("a file in a temporary folder");
+        let mut command = Command::new(program("containerd"));
+        let server = Server::start(command.arg("--config").arg(&config), "containerd successfully booted");
+        Containerd { _server: server.expect("containerd starts (it needs root)"), dir }
+    }
+
+    /// Runs `ctr` with `args`.
+    pub fn run<A: AsRef<std::ffi::OsStr>>(&self, args: impl IntoIterator<Item = A>) -> Finished {
+        let mut command = Command::new(program("ctr"));
+        finish(command.arg("--address").arg(self.dir.path().join("socket")).args(args))
+    }
+
+    /// A folder for `--hosts-dir` that names `address` as where the images of `registry` are.
+    pub fn mirror(&self, registry: &str, address: impl std::fmt::Display) -> PathBuf {
+        let hosts = self.dir.path().join("hosts");
+        let folder = hosts.join(registry);
+        fs::create_dir_all(&folder).expect("a folder in a temporary one");
+        let text = format!("[host.\"http://{address}\"]\n  capabilities = [\"pull\", \"resolve\"]\n");
+        fs::write(folder.join("hosts.toml"), text).expect("a file in a temporary folder");
+        hosts
+    }
+}
