@@ -46,7 +46,7 @@ pub enum Error {
         fault: Fault,
     },
     /// The other side asks for patience.
-    #[error("{place}: {what}: busy (HTTP {status}){}", after(.retry_after))]
+    #[error("{place}: {what}: busy (HTTP {status}){}{}", after(.retry_after), detail(.why))]
     Busy {
         /// What was asked for.
         what: String,
@@ -56,6 +56,8 @@ pub enum Error {
         status: u16,
         /// How long it asked to wait.
         retry_after: Option<Duration>,
+        /// What it said about it.
+        why: String,
     },
     /// Bytes are not the ones that their digest or size names.
     #[error("{place}: {what}: verification failed: {why}")]
@@ -209,5 +211,6 @@ fn detail(why: &str) -> String {
 }
 
 fn after(wait: &Option<Duration>) -> String {
-    wait.map(|w| format!(", asks to wait {} s", w.as_secs())).unwrap_or_default()
+    // Rounded up: a date leaves a fraction.
+    wait.map(|w| format!(", asks to wait {} s", w.as_secs_f64().ceil())).unwrap_or_default()
 }

@@ -29,6 +29,8 @@ pub(super) struct Answer {
     pub(super) place: String,
     /// What was asked for, in messages.
     pub(super) what: String,
+    /// How long nothing may come.
+    pub(super) stall: Duration,
 }
 
 impl Answer {
@@ -63,7 +65,7 @@ impl Answer {
     pub(super) async fn bytes(mut self, limit: usize) -> Result<Bytes> {
         let mut body = BytesMut::new();
         loop {
-            let piece = self.response.chunk().await.map_err(|e| fault(&self.place, &self.what, e))?;
+            let piece = self.response.chunk().await.map_err(|e| fault(&self.place, &self.what, e, self.stall))?;
             let Some(piece) = piece else { return Ok(body.freeze()) };
             if body.len() + piece.len() > limit {
                 let why = format!("the answer is larger than the {limit} bytes that are read");
@@ -83,7 +85,7 @@ impl Answer {
             401 | 403 => Error::Unauthorized { what, place, why },
             408 | 429 | 500..=599 => {
                 tracing::debug!(status = status.as_u16(), host = %place, "busy");
-                Error::Busy { what, place, status: status.as_u16(), retry_after }
+                Error::Busy { what, place, status: status.as_u16(), retry_after, why }
             }
             200..=399 => Error::network(place, what, Fault::Protocol(format!("HTTP {}", status.as_u16()))),
             code => Error::Invalid { what, place, why: said(code, &why) },
@@ -127,7 +129,7 @@ fn error_message(body: &[u8]) -> String {
         .errors
         .iter()
         .filter_map(|error| match (text(error, "code"), text(error, "message")) {
-            (Some(code), Some(message)) => Some(format!("{}: {message}", code.to_lowercase())),
+            (Some(code), Some(message)) => Some(format!("{code}: {message}")),
             (code, message) => message.or(code),
         })
         .collect();
@@ -235,7 +237,7 @@ mod tests {
     fn the_envelope_is_read_leniently() {
         let body =
             br#"{"errors":[{"code":"MANIFEST_UNKNOWN","message":"manifest unknown","detail":[1]},{"code":"X"},7]}"#;
-        assert_eq!(error_message(body), "manifest_unknown: manifest unknown; X");
+        assert_eq!(error_message(body), "MANIFEST_UNKNOWN: manifest unknown; X");
         assert_eq!(error_message(b"<html>no</html>"), "");
         assert_eq!(error_message(b""), "");
         let long = format!(r#"{{"errors":[{{"message":"{}"}}]}}"#, "ä".repeat(5000));

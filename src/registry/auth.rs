@@ -266,9 +266,13 @@ fn again(error: &Error) -> Error {
         Error::Invalid { what, place, why } => {
             Error::Invalid { what: what.clone(), place: place.clone(), why: why.clone() }
         }
-        Error::Busy { what, place, status, retry_after } => {
-            Error::Busy { what: what.clone(), place: place.clone(), status: *status, retry_after: *retry_after }
-        }
+        Error::Busy { what, place, status, retry_after, why } => Error::Busy {
+            what: what.clone(),
+            place: place.clone(),
+            status: *status,
+            retry_after: *retry_after,
+            why: why.clone(),
+        },
         Error::Network { what, place, fault } => {
             let fault = match fault {
                 Fault::Connect(why) => Fault::Connect(why.clone()),

@@ -298,7 +298,7 @@ fn content_range(text: &str) -> Option<(Range<u64>, Option<u64>)> {
 
 /// The pieces as they came, and an error when they end early or go on too long.
 fn measured(answer: Answer, expected: u64) -> impl futures::Stream<Item = Result<bytes::Bytes>> + Send {
-    let Answer { response, place, what, .. } = answer;
+    let Answer { response, place, what, stall, .. } = answer;
     let state = Some((response.bytes_stream(), 0u64));
     stream::unfold((state, place, what), move |(state, place, what)| async move {
         let (mut pieces, got) = state?;
@@ -311,7 +311,7 @@ fn measured(answer: Answer, expected: u64) -> impl futures::Stream<Item = Result
                 let got = got + piece.len() as u64;
                 (Err(Error::network(&place, &what, Fault::Length { got, expected })), None)
             }
-            Some(Err(e)) => (Err(fault(&place, &what, e)), None),
+            Some(Err(e)) => (Err(fault(&place, &what, e, stall)), None),
             None if got == expected => return None,
             None => (Err(Error::network(&place, &what, Fault::Length { got, expected })), None),
         };
