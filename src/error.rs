@@ -136,6 +136,14 @@ pub enum Fault {
         /// Bytes stated.
         expected: u64,
     },
+    /// The other side holds another number of bytes under this digest.
+    #[error("it has {got} bytes there, its descriptor says {expected}")]
+    Size {
+        /// Bytes that the other side states.
+        got: u64,
+        /// Bytes that the descriptor states.
+        expected: u64,
+    },
     /// The answer breaks the protocol.
     #[error("unexpected answer: {0}")]
     Protocol(String),

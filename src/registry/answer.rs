@@ -144,12 +144,13 @@ pub(super) fn cut(text: &str, limit: usize) -> String {
 
 /// `Retry-After` as seconds or as a date (RFC 9110, 10.2.3).
 fn parse_retry_after(text: &str) -> Option<Duration> {
-    let wait = match text.trim().parse::<u64>() {
-        Ok(seconds) => Duration::from_secs(seconds),
-        Err(_) => {
-            let date = httpdate::parse_http_date(text.trim()).ok()?;
-            date.duration_since(SystemTime::now()).unwrap_or(Duration::ZERO)
-        }
+    let text = text.trim();
+    let wait = if !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) {
+        // More seconds than a number holds are as good as the most.
+        text.parse().map_or(Duration::MAX, Duration::from_secs)
+    } else {
+        let date = httpdate::parse_http_date(text).ok()?;
+        date.duration_since(SystemTime::now()).unwrap_or(Duration::ZERO)
     };
     Some(wait.min(MAX_RETRY_AFTER))
 }
@@ -248,6 +249,7 @@ mod tests {
     fn retry_after_is_seconds_or_a_date_and_bounded() {
         assert_eq!(parse_retry_after("7"), Some(Duration::from_secs(7)));
         assert_eq!(parse_retry_after("99999999999"), Some(MAX_RETRY_AFTER));
+        assert_eq!(parse_retry_after("99999999999999999999"), Some(MAX_RETRY_AFTER));
         assert_eq!(parse_retry_after("Sun, 06 Nov 1994 08:49:37 GMT"), Some(Duration::ZERO));
         let soon = httpdate::fmt_http_date(SystemTime::now() + Duration::from_secs(100));
         let wait = parse_retry_after(&soon).unwrap();

@@ -1,5 +1,6 @@
 //! One blob on its way: its ranges, its hasher, its place in the sink.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -11,6 +12,7 @@ use super::segments::Segments;
 use super::verify::{Verifier, lock};
 use crate::content::{Ingest, Provenance};
 use crate::error::Result;
+use crate::event::Cause;
 use crate::oci::{Descriptor, Digest};
 
 /// A blob that connections write and a hasher follows.
@@ -23,6 +25,7 @@ pub(super) struct Active {
     pub(super) resumed: u64,
     moved: AtomicU64,
     local: AtomicU64,
+    lost: Mutex<BTreeMap<Cause, u64>>,
     hosts: Mutex<Vec<Arc<str>>>,
 }
 
@@ -58,6 +61,7 @@ impl Active {
             verifier: Verifier::default(),
             moved: AtomicU64::new(0),
             local: AtomicU64::new(0),
+            lost: Mutex::default(),
             hosts: Mutex::default(),
         }
     }
@@ -95,9 +99,19 @@ impl Active {
         counter.fetch_add(bytes, Ordering::Relaxed);
     }
 
+    /// Counts bytes that came, or will come, once more than was planned.
+    pub(super) fn lose(&self, cause: Cause, bytes: u64) {
+        *lock(&self.lost).entry(cause).or_default() += bytes;
+    }
+
     /// Bytes that came over a network, and from this machine.
     pub(super) fn counted(&self) -> (u64, u64) {
         (self.moved.load(Ordering::Relaxed), self.local.load(Ordering::Relaxed))
+    }
+
+    /// Why more of it came than was planned, in bytes.
+    pub(super) fn lost(&self) -> BTreeMap<Cause, u64> {
+        lock(&self.lost).clone()
     }
 
     /// A shared copy of a host's name, so that an event for every piece costs no allocation.

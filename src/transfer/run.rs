@@ -234,7 +234,7 @@ impl<'a> Run<'a> {
     /// How much one connection asks for: all that is left if the others are busy with other blobs, else a share small
     /// enough that all end together.
     fn range_limit(&mut self, i: usize, host: &str, now: Instant) -> u64 {
-        if self.blobs[i].no_ranges {
+        if self.blobs[i].ignores_ranges() {
             return u64::MAX;
         }
         let unfinished = self.order.iter().filter(|&&i| !self.blobs[i].has_ended());
@@ -299,9 +299,6 @@ impl<'a> Run<'a> {
         if let Some(round_trip) = fetched.round_trip {
             self.pace.answered(&host, round_trip, now);
         }
-        if fetched.wasted > 0 {
-            *self.report.causes.entry(Cause::RangeIgnored).or_default() += fetched.wasted;
-        }
         self.blobs[i].release(claim);
         let moved = gauge.moved.load(Ordering::Relaxed);
         if moved >= PROGRESS {
@@ -314,8 +311,7 @@ impl<'a> Run<'a> {
             return;
         }
         match fetched.end {
-            End::Complete => {}
-            End::NoRanges => self.blobs[i].no_ranges = true,
+            End::Complete | End::NoRanges => {}
             End::Broken(error) if self.blobs[i].is_known_failure(gauge.since) && error.is_transient() => {}
             End::Broken(error) => self.retry(i, Some(origin), error),
         }
@@ -356,12 +352,14 @@ impl<'a> Run<'a> {
                 self.arrived(i, Arrival::Transferred);
             }
             Ok(Completion::Spoiled { found, ranges, from }) => {
-                let lost: u64 = ranges.iter().map(|range| range.end - range.start).sum();
-                *self.report.causes.entry(Cause::Spoiled).or_default() += lost;
-                let blob = self.blobs[i].plan.descriptor.digest.clone();
-                self.transfer.events.on(&Event::Lost { blob, count: lost, cause: Cause::Spoiled });
+                let count: u64 = ranges.iter().map(|range| range.end - range.start).sum();
                 match self.blobs[i].spoiled(&found, ranges, from) {
-                    Ok(active) => self.complete(i, active),
+                    Ok(active) => {
+                        active.lose(Cause::Spoiled, count);
+                        let blob = active.descriptor.digest.clone();
+                        self.transfer.events.on(&Event::Lost { blob, count, cause: Cause::Spoiled });
+                        self.complete(i, active);
+                    }
                     Err(error) => self.fail(i, Arc::new(error)),
                 }
             }
@@ -413,6 +411,9 @@ impl<'a> Run<'a> {
             let (moved, local) = active.counted();
             self.report.moved += moved;
             self.report.local += local;
+            for (cause, count) in active.lost() {
+                *self.report.causes.entry(cause).or_default() += count;
+            }
         }
     }
 

