@@ -252,7 +252,11 @@ impl Wanted {
         let expected = part.end - part.start;
         if let Some(got) = answer.length().filter(|length| *length != expected) {
             let is_whole = answer.status() == StatusCode::OK;
-            return Err(answer.fault(if is_whole { Fault::Size { got, expected } } else { Fault::Length { got, expected } }));
+            return Err(answer.fault(if is_whole {
+                Fault::Size { got, expected }
+            } else {
+                Fault::Length { got, expected }
+            }));
         }
         Ok(Body { start: part.start, end: Some(part.end), ranges, bytes: measured(answer, expected).boxed() })
     }

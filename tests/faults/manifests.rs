@@ -72,9 +72,8 @@ fn the_largest_size_that_can_be_ends_the_pull_before_it_fills_the_disk() {
 
 #[test]
 fn several_of_the_largest_sizes_do_not_overflow_the_sum() {
-    let layers: Vec<Value> = (0..4)
-        .map(|n| json!({"mediaType": LAYER, "size": i64::MAX, "digest": Blob::noise(n, 10).digest()}))
-        .collect();
+    let layers: Vec<Value> =
+        (0..4).map(|n| json!({"mediaType": LAYER, "size": i64::MAX, "digest": Blob::noise(n, 10).digest()})).collect();
     let mut manifest = with_size(json!(1));
     manifest["layers"] = json!(layers);
     let pull = of_json(&manifest);
@@ -217,7 +216,8 @@ fn what_two_readers_could_read_differently_is_refused() {
 
 #[test]
 fn a_platform_that_is_not_there_is_told_with_those_that_are() {
-    let of = |platform: &str| Image::build().platform(platform).layer(Blob::files(&[("p", platform.as_bytes())])).finish();
+    let of =
+        |platform: &str| Image::build().platform(platform).layer(Blob::files(&[("p", platform.as_bytes())])).finish();
     let pull = Pull::of(Image::index(&[of("linux/arm64"), of("linux/s390x")]));
     let pulled = pull.run_with(&["--platform", "windows/amd64"]).code(3);
     let pulled = pulled.says(&["platform windows/amd64", "linux/arm64, linux/s390x", "--platform"]);
@@ -232,7 +232,11 @@ fn types_that_nobody_knows_are_refused_by_name() {
         ("{}", "application/json", "neither `manifests` nor `config`"),
         ("<html></html>", "text/html", "invalid manifest"),
         ("", MANIFEST, "invalid manifest"),
-        ("{\"schemaVersion\":1,\"fsLayers\":[]}", "application/vnd.docker.distribution.manifest.v1+prettyjws", "schema 1"),
+        (
+            "{\"schemaVersion\":1,\"fsLayers\":[]}",
+            "application/vnd.docker.distribution.manifest.v1+prettyjws",
+            "schema 1",
+        ),
     ] {
         let pull = of_text(text, media_type);
         let pulled = pull.run().code(1).says(&[message]);

@@ -88,7 +88,10 @@ fn wrong_bytes_on_resume_are_found_and_fetched_again() {
 fn a_part_that_is_shorter_than_asked_for_is_taken_and_the_rest_asked_for() {
     let pull = resumed(
         Times::Once,
-        Fault::All(vec![Fault::Short(1000), Fault::ContentRange(format!("bytes {}-{}/{SIZE}", 2 * MIB, 2 * MIB + 999))]),
+        Fault::All(vec![
+            Fault::Short(1000),
+            Fault::ContentRange(format!("bytes {}-{}/{SIZE}", 2 * MIB, 2 * MIB + 999)),
+        ]),
     );
     let pulled = pull.run().code(0).lost_nothing();
     pull.assert_whole();

@@ -32,7 +32,8 @@ fn a_token_of_one_request_is_asked_for_as_often_as_it_takes() {
     let pulled = pull.run().code(0).lost_nothing();
     pull.assert_whole();
     assert_eq!(pull.image.blobs.iter().map(|blob| pulled.sent(blob)).sum::<u64>(), pull.image.size());
-    let answered = pulled.requests.iter().filter(|r| matches!(r.status, 200 | 206)).count() - pulled.requests.tokens().len();
+    let answered =
+        pulled.requests.iter().filter(|r| matches!(r.status, 200 | 206)).count() - pulled.requests.tokens().len();
     assert_eq!(answered, 2 + 7, "two manifests' requests and the blobs, each answered once");
 }
 
@@ -65,14 +66,20 @@ fn a_token_that_is_revoked_in_the_middle_keeps_the_offset() {
     ]);
     pull.registry.rule(When::blob(layer).from_start(), Times::Once, cut);
     let running = pull.command().args(["--creds", "ann:canary-password", "--stall-timeout", "20s"]).spawn();
-    pull.registry.wait_until("half of the layer is sent", |r| r.bytes_sent_for(layer) == 2 * MIB);
+    pull.registry.wait_until("half of the layer and all of the configuration are sent", |r| {
+        let config = r.blob_gets(pull.image.config().digest());
+        r.bytes_sent_for(layer) == 2 * MIB && config.iter().any(|get| get.ended)
+    });
     pull.registry.revoke_tokens();
     gate.open();
     let pulled = Pulled { output: running.wait(), requests: pull.registry.requests() }.code(0).lost_nothing();
     pull.assert_whole();
     let rest = Some(format!("bytes={}-{}", 2 * MIB + 1000, 3 * MIB - 1));
     // The range is refused once, then answered.
-    assert_eq!(pulled.requests.ranges(layer)[1..].to_vec(), [rest.clone(), rest][..pulled.requests.ranges(layer).len() - 1]);
+    assert_eq!(
+        pulled.requests.ranges(layer)[1..].to_vec(),
+        [rest.clone(), rest][..pulled.requests.ranges(layer).len() - 1]
+    );
     assert!(pulled.requests.blob_gets(layer).iter().any(|r| r.status == 401));
     assert_eq!(pulled.requests.tokens().len(), 2);
     assert!(!pulled.output.stderr.contains("canary-"), "{}", pulled.output.stderr);
