@@ -46,7 +46,7 @@ pub enum Error {
         fault: Fault,
     },
     /// The other side asks for patience.
-    #[error("{place}: {what}: busy (HTTP {status}){}", after(.retry_after))]
+    #[error("{place}: {what}: busy (HTTP {status}){}{}", after(.retry_after), detail(.why))]
     Busy {
         /// What was asked for.
         what: String,
@@ -56,6 +56,8 @@ pub enum Error {
         status: u16,
         /// How long it asked to wait.
         retry_after: Option<Duration>,
+        /// What it said about it.
+        why: String,
     },
     /// Bytes are not the ones that their digest or size names.
     #[error("{place}: {what}: verification failed: {why}")]
@@ -134,6 +136,14 @@ pub enum Fault {
         /// Bytes stated.
         expected: u64,
     },
+    /// The other side holds another number of bytes under this digest.
+    #[error("it has {got} bytes there, its descriptor says {expected}")]
+    Size {
+        /// Bytes that the other side states.
+        got: u64,
+        /// Bytes that the descriptor states.
+        expected: u64,
+    },
     /// The answer breaks the protocol.
     #[error("unexpected answer: {0}")]
     Protocol(String),
@@ -209,5 +219,6 @@ fn detail(why: &str) -> String {
 }
 
 fn after(wait: &Option<Duration>) -> String {
-    wait.map(|w| format!(", asks to wait {} s", w.as_secs())).unwrap_or_default()
+    // Rounded up: a date leaves a fraction.
+    wait.map(|w| format!(", asks to wait {} s", w.as_secs_f64().ceil())).unwrap_or_default()
 }

@@ -20,8 +20,8 @@ pub fn of(error: &Error) -> u8 {
         Error::Usage(_) => USAGE,
         Error::NotFound { .. } => 3,
         Error::Unauthorized { .. } => 4,
+        Error::Verification { .. } | Error::Network { fault: Fault::Size { .. }, .. } => 6,
         Error::Network { .. } | Error::Busy { .. } => 5,
-        Error::Verification { .. } => 6,
         Error::Store { .. } => 7,
         Error::Limit(_) => 8,
         Error::Several { .. } => SEVERAL,
@@ -87,6 +87,7 @@ fn next_step(error: &Error) -> Option<String> {
              --insecure ({})",
             escape(place)
         )),
+        Error::Network { fault: Fault::Size { .. }, .. } => None,
         Error::Network { .. } | Error::Busy { .. } => {
             Some("what was received is kept; run the same command again to go on".into())
         }

@@ -110,7 +110,7 @@ mod tests {
                 return Ok(());
             }
             *left -= 1;
-            Err(Error::Busy { what: "x".into(), place: "h".into(), status: 503, retry_after: None })
+            Err(Error::Busy { what: "x".into(), place: "h".into(), status: 503, why: String::new(), retry_after: None })
         }
     }
 

@@ -94,6 +94,7 @@ fn options(settings: &Settings) -> registry::Options {
         cert_dir: settings.cert_dir.value.clone(),
         authfile: settings.authfile.value.clone(),
         credential: creds.map(|creds| Credential::password(creds.user, creds.password)),
+        stall: settings.stall_timeout.value,
         ..registry::Options::default()
     }
 }

@@ -93,7 +93,8 @@ pub struct Descriptor {
     pub media_type: MediaType,
     /// Their digest.
     pub digest: Digest,
-    /// Their size in bytes.
+    /// Their size in bytes, at most 2^63-1.
+    #[serde(deserialize_with = "int64")]
     pub size: u64,
     /// Other addresses of the bytes (foreign layers); hostile until the digest agrees.
     #[serde(default, deserialize_with = "null_is_empty", skip_serializing_if = "Vec::is_empty")]
@@ -116,6 +117,12 @@ where
     T: Default + Deserialize<'de>,
 {
     Ok(Option::deserialize(deserializer)?.unwrap_or_default())
+}
+
+/// The specification's sizes are signed, so that no reader may take a larger one.
+fn int64<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+    let size = i64::deserialize(deserializer)?;
+    u64::try_from(size).map_err(|_| serde::de::Error::custom(format_args!("the size {size} is negative")))
 }
 
 impl Descriptor {

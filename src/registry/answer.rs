@@ -32,6 +32,8 @@ pub(super) struct Answer {
     pub(super) what: String,
     /// What the server was told and might repeat.
     pub(super) told: Told,
+    /// How long nothing may come.
+    pub(super) stall: Duration,
 }
 
 impl Answer {
@@ -66,7 +68,7 @@ impl Answer {
     pub(super) async fn bytes(mut self, limit: usize) -> Result<Bytes> {
         let mut body = BytesMut::new();
         loop {
-            let piece = self.response.chunk().await.map_err(|e| fault(&self.place, &self.what, e))?;
+            let piece = self.response.chunk().await.map_err(|e| fault(&self.place, &self.what, e, self.stall))?;
             let Some(piece) = piece else { return Ok(body.freeze()) };
             if body.len() + piece.len() > limit {
                 let why = format!("the answer is larger than the {limit} bytes that are read");
@@ -86,7 +88,7 @@ impl Answer {
             401 | 403 => Error::Unauthorized { what, place, why },
             408 | 429 | 500..=599 => {
                 tracing::debug!(status = status.as_u16(), host = %place, "busy");
-                Error::Busy { what, place, status: status.as_u16(), retry_after }
+                Error::Busy { what, place, status: status.as_u16(), retry_after, why }
             }
             200..=399 => Error::network(place, what, Fault::Protocol(format!("HTTP {}", status.as_u16()))),
             code => Error::Invalid { what, place, why: said(code, &why) },
@@ -130,7 +132,7 @@ fn error_message(body: &[u8]) -> String {
         .errors
         .iter()
         .filter_map(|error| match (text(error, "code"), text(error, "message")) {
-            (Some(code), Some(message)) => Some(format!("{}: {message}", code.to_lowercase())),
+            (Some(code), Some(message)) => Some(format!("{code}: {message}")),
             (code, message) => message.or(code),
         })
         .collect();
@@ -145,12 +147,13 @@ pub(super) fn cut(text: &str, limit: usize) -> String {
 
 /// `Retry-After` as seconds or as a date (RFC 9110, 10.2.3).
 fn parse_retry_after(text: &str) -> Option<Duration> {
-    let wait = match text.trim().parse::<u64>() {
-        Ok(seconds) => Duration::from_secs(seconds),
-        Err(_) => {
-            let date = httpdate::parse_http_date(text.trim()).ok()?;
-            date.duration_since(SystemTime::now()).unwrap_or(Duration::ZERO)
-        }
+    let text = text.trim();
+    let wait = if !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) {
+        // More seconds than a number holds are as good as the most.
+        text.parse().map_or(Duration::MAX, Duration::from_secs)
+    } else {
+        let date = httpdate::parse_http_date(text).ok()?;
+        date.duration_since(SystemTime::now()).unwrap_or(Duration::ZERO)
     };
     Some(wait.min(MAX_RETRY_AFTER))
 }
@@ -238,7 +241,7 @@ mod tests {
     fn the_envelope_is_read_leniently() {
         let body =
             br#"{"errors":[{"code":"MANIFEST_UNKNOWN","message":"manifest unknown","detail":[1]},{"code":"X"},7]}"#;
-        assert_eq!(error_message(body), "manifest_unknown: manifest unknown; X");
+        assert_eq!(error_message(body), "MANIFEST_UNKNOWN: manifest unknown; X");
         assert_eq!(error_message(b"<html>no</html>"), "");
         assert_eq!(error_message(b""), "");
         let long = format!(r#"{{"errors":[{{"message":"{}"}}]}}"#, "ä".repeat(5000));
@@ -249,6 +252,7 @@ mod tests {
     fn retry_after_is_seconds_or_a_date_and_bounded() {
         assert_eq!(parse_retry_after("7"), Some(Duration::from_secs(7)));
         assert_eq!(parse_retry_after("99999999999"), Some(MAX_RETRY_AFTER));
+        assert_eq!(parse_retry_after("99999999999999999999"), Some(MAX_RETRY_AFTER));
         assert_eq!(parse_retry_after("Sun, 06 Nov 1994 08:49:37 GMT"), Some(Duration::ZERO));
         let soon = httpdate::fmt_http_date(SystemTime::now() + Duration::from_secs(100));
         let wait = parse_retry_after(&soon).unwrap();

@@ -3,7 +3,7 @@
 mod challenge;
 mod token;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use base64::Engine as _;
@@ -94,6 +94,8 @@ struct State {
     /// Scopes that a challenge asked for beyond those that we did.
     wider: HashMap<Access, BTreeSet<String>>,
     tokens: HashMap<Key, Slot>,
+    /// What a token has opened before.
+    opened: HashSet<Access>,
 }
 
 /// Answers the challenges of one registry.
@@ -156,6 +158,38 @@ impl Authenticator {
         Ok(())
     }
 
+    /// A request that carried `used` was let pass.
+    pub(super) fn opened(&self, access: &Access, used: Option<&Authorization>) {
+        let mut state = self.state();
+        if matches!(used, Some(Authorization::Bearer(_))) && state.opened.len() < MAX_TOKENS {
+            state.opened.insert(access.clone());
+        }
+    }
+
+    /// A token that no other request gets, for what tokens have opened before: there a refusal says more about the
+    /// token than about the access.
+    ///
+    /// # Errors
+    /// Those of the token service.
+    pub(super) async fn unshared(&self, access: &Access, peer: &Peer) -> Result<Option<Authorization>> {
+        let challenge =
+            Some(self.state()).filter(|state| state.opened.contains(access)).and_then(|s| s.challenge.clone());
+        let Some(Challenge::Bearer { realm, service, .. }) = challenge else { return Ok(None) };
+        let key = Key { realm, service, scopes: self.scopes(access), repository: access.repository.clone() };
+        let token = self.grant(&key, access, peer.clone()).await.fetch(&self.http).await?;
+        Ok(Some(Authorization::Bearer(token.header)))
+    }
+
+    async fn grant(&self, key: &Key, access: &Access, peer: Peer) -> Grant {
+        Grant {
+            realm: key.realm.clone(),
+            service: key.service.clone(),
+            scopes: key.scopes.clone(),
+            credential: self.credential(access).await,
+            peer,
+        }
+    }
+
     /// A final 401 or 403, with advice.
     pub(super) async fn refused(&self, answer: Answer) -> Error {
         match answer.into_error().await {
@@ -203,15 +237,7 @@ impl Authenticator {
     fn take_off(self: Arc<Self>, key: Key, access: Access, peer: Peer) -> Flight {
         let place = self.registry.clone();
         let task = tokio::spawn(async move {
-            let credential = self.credential(&access).await;
-            let grant = Grant {
-                realm: key.realm.clone(),
-                service: key.service.clone(),
-                scopes: key.scopes.clone(),
-                credential,
-                peer,
-            };
-            let fetched = grant.fetch(&self.http).await;
+            let fetched = self.grant(&key, &access, peer).await.fetch(&self.http).await;
             let mut state = self.state();
             match &fetched {
                 Ok(token) => state.tokens.insert(key, Slot::Ready(token.clone())),
@@ -266,9 +292,13 @@ fn again(error: &Error) -> Error {
         Error::Invalid { what, place, why } => {
             Error::Invalid { what: what.clone(), place: place.clone(), why: why.clone() }
         }
-        Error::Busy { what, place, status, retry_after } => {
-            Error::Busy { what: what.clone(), place: place.clone(), status: *status, retry_after: *retry_after }
-        }
+        Error::Busy { what, place, status, retry_after, why } => Error::Busy {
+            what: what.clone(),
+            place: place.clone(),
+            status: *status,
+            retry_after: *retry_after,
+            why: why.clone(),
+        },
         Error::Network { what, place, fault } => {
             let fault = match fault {
                 Fault::Connect(why) => Fault::Connect(why.clone()),

@@ -62,14 +62,17 @@ impl Http {
         *outgoing.headers_mut() = request.headers;
         *outgoing.body_mut() = request.body.map(reqwest::Body::from);
         tracing::debug!(method = %request.method, host = %place, path = request.url.path(), "request");
-        let response = client.execute(outgoing).await.map_err(|e| fault(&place, &request.what, e))?;
+        let stall = self.options.stall;
+        let response = client.execute(outgoing).await.map_err(|e| fault(&place, &request.what, e, stall))?;
         tracing::debug!(status = response.status().as_u16(), host = %place, path = request.url.path(), "answer");
-        if let Some(encoding) = foreign_encoding(response.headers()) {
+        self.notices.read(&place, response.headers(), &told);
+        // The body of a failure only decorates a message.
+        let encoding = foreign_encoding(response.headers()).filter(|_| response.status().is_success());
+        if let Some(encoding) = encoding {
             let why = format!("the body is encoded as {encoding:?}, though none was asked for");
             return Err(Error::network(place, request.what, Fault::Protocol(why)));
         }
-        self.notices.read(&place, response.headers(), &told);
-        Ok(Answer { response, url: request.url, place, what: request.what, told })
+        Ok(Answer { response, url: request.url, place, what: request.what, stall, told })
     }
 
     /// What answers said beside their content.
@@ -137,7 +140,9 @@ impl Http {
             .http1_only()
             .tcp_nodelay(true)
             .user_agent(&self.options.user_agent)
-            .connect_timeout(self.options.connect_timeout)
+            // What cannot even connect shall say so, not that nothing was received.
+            .connect_timeout(self.options.connect_timeout.min(self.options.stall / 2))
+            .read_timeout(self.options.stall)
             .pool_max_idle_per_host(IDLE_CONNECTIONS)
             .pool_idle_timeout(IDLE_TIME)
             .build()
@@ -173,10 +178,13 @@ fn foreign_encoding(headers: &HeaderMap) -> Option<String> {
     (!text.is_empty() && text != "identity").then_some(text)
 }
 
-/// Turns what reqwest says into a network error. The address is left out: it may hold a signature.
-pub(super) fn fault(place: &str, what: &str, error: reqwest::Error) -> Error {
+/// Turns what reqwest says into a network error. The address is left out: it may hold a signature. `stall` is how long
+/// nothing may come.
+pub(super) fn fault(place: &str, what: &str, error: reqwest::Error, stall: Duration) -> Error {
     let text = causes(&error);
-    let fault = if is_tls(&error) {
+    let fault = if error.is_timeout() && !error.is_connect() {
+        Fault::Stalled(stall)
+    } else if is_tls(&error) {
         Fault::Tls(text)
     } else if error.is_connect() {
         Fault::Connect(text)

@@ -68,6 +68,8 @@ pub struct Options {
     pub signatures: Signatures,
     /// How long connecting may take.
     pub connect_timeout: Duration,
+    /// How long nothing may come before a request is given up.
+    pub stall: Duration,
     /// `User-Agent`.
     pub user_agent: String,
     /// Variables and the places of configuration files.
@@ -85,6 +87,7 @@ impl Default for Options {
             credential: None,
             signatures: Signatures::Refuse,
             connect_timeout: Duration::from_secs(30),
+            stall: Duration::from_secs(20),
             user_agent: concat!("layerpull/", env!("CARGO_PKG_VERSION")).into(),
             environment: Environment::of_process(),
         }

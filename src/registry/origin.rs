@@ -247,17 +247,28 @@ impl Wanted {
             206 if self.is_whole() => return Err(answer.protocol("a part, though the whole was asked for")),
             206 => (self.part(&answer)?, Some(true)),
             200 => (0..self.size, self.ranges(&answer)),
-            _ => {
-                let size = answer.header("content-range").unwrap_or("no size").to_owned();
-                let why = format!("HTTP 416: bytes {:?} cannot be had ({size})", self.range);
-                return Err(answer.protocol(why));
-            }
+            _ => return Err(self.out_of_reach(&answer)),
         };
         let expected = part.end - part.start;
         if let Some(got) = answer.length().filter(|length| *length != expected) {
-            return Err(answer.fault(Fault::Length { got, expected }));
+            let is_whole = answer.status() == StatusCode::OK;
+            return Err(answer.fault(if is_whole {
+                Fault::Size { got, expected }
+            } else {
+                Fault::Length { got, expected }
+            }));
         }
         Ok(Body { start: part.start, end: Some(part.end), ranges, bytes: measured(answer, expected).boxed() })
+    }
+
+    /// A 416, which tells the size if it is polite.
+    fn out_of_reach(&self, answer: &Answer) -> Error {
+        let told = answer.header("content-range").unwrap_or("no size");
+        let size = told.trim().strip_prefix("bytes */").and_then(|size| size.parse().ok());
+        match size.filter(|size| *size != self.size) {
+            Some(got) => answer.fault(Fault::Size { got, expected: self.size }),
+            None => answer.protocol(format!("HTTP 416: bytes {:?} cannot be had ({told})", self.range)),
+        }
     }
 
     /// What an answer with everything says about ranges.
@@ -280,7 +291,7 @@ impl Wanted {
             return Err(answer.protocol(format!("bytes {:?} were asked for, Content-Range is {text:?}", self.range)));
         }
         match total {
-            Some(total) if total != self.size => Err(answer.fault(Fault::Length { got: total, expected: self.size })),
+            Some(total) if total != self.size => Err(answer.fault(Fault::Size { got: total, expected: self.size })),
             _ => Ok(part),
         }
     }
@@ -296,9 +307,9 @@ fn content_range(text: &str) -> Option<(Range<u64>, Option<u64>)> {
     (first < end && total.is_none_or(|total| end <= total)).then_some((first..end, total))
 }
 
-/// The pieces as they came, and an error when they end early or go on too long.
+/// The pieces as they came, and an error when they end early. What comes beyond is not read.
 fn measured(answer: Answer, expected: u64) -> impl futures::Stream<Item = Result<bytes::Bytes>> + Send {
-    let Answer { response, place, what, .. } = answer;
+    let Answer { response, place, what, stall, .. } = answer;
     let state = Some((response.bytes_stream(), 0u64));
     stream::unfold((state, place, what), move |(state, place, what)| async move {
         let (mut pieces, got) = state?;
@@ -307,11 +318,11 @@ fn measured(answer: Answer, expected: u64) -> impl futures::Stream<Item = Result
                 let got = got + piece.len() as u64;
                 (Ok(piece), Some((pieces, got)))
             }
-            Some(Ok(piece)) => {
-                let got = got + piece.len() as u64;
-                (Err(Error::network(&place, &what, Fault::Length { got, expected })), None)
+            Some(Ok(mut piece)) => {
+                piece.truncate((expected - got) as usize);
+                (Ok(piece), None)
             }
-            Some(Err(e)) => (Err(fault(&place, &what, e)), None),
+            Some(Err(e)) => (Err(fault(&place, &what, e, stall)), None),
             None if got == expected => return None,
             None => (Err(Error::network(&place, &what, Fault::Length { got, expected })), None),
         };

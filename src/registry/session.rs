@@ -74,8 +74,11 @@ impl Session {
         self.host.base(&self.http).await
     }
 
-    /// Asks, answers a challenge once, and follows redirects. The status of what comes back is not judged, but for
-    /// a 401 that stays one.
+    /// Asks, answers a challenge, and follows redirects. The status of what comes back is not judged, but for a 401 that
+    /// stays one.
+    ///
+    /// A token that others share may have ended, or been used up, before it got here: where tokens have opened the way
+    /// before, the last attempt is made with one that nobody else has.
     ///
     /// # Errors
     /// `Unauthorized`, `Network`, `Refused`, and what the token service failed with.
@@ -85,16 +88,24 @@ impl Session {
         let first = self.auth.authorization(&ask.access, &peer).await?;
         let answer = self.exchange(ask, base, first.as_ref()).await?;
         if !self.is_challenge(&answer, base) {
+            self.auth.opened(&ask.access, first.as_ref());
             return Ok(answer);
         }
         let place = answer.place.clone();
         self.auth.learn(&ask.access, first.as_ref(), answer).await?;
         let second = self.auth.authorization(&ask.access, &peer).await?.ok_or_else(|| self.login_wanted(ask, place))?;
-        let answer = self.exchange(ask, base, Some(&second)).await?;
-        if self.is_challenge(&answer, base) {
-            return Err(self.auth.refused(answer).await);
+        let mut answer = self.exchange(ask, base, Some(&second)).await?;
+        if !self.is_challenge(&answer, base) {
+            self.auth.opened(&ask.access, Some(&second));
+            return Ok(answer);
         }
-        Ok(answer)
+        if let Some(own) = self.auth.unshared(&ask.access, &peer).await? {
+            answer = self.exchange(ask, base, Some(&own)).await?;
+        }
+        match self.is_challenge(&answer, base) {
+            true => Err(self.auth.refused(answer).await),
+            false => Ok(answer),
+        }
     }
 
     /// Names the failure of an answer; a refusal comes with advice when it is the registry's own.

@@ -1,5 +1,6 @@
 //! One blob on its way: its ranges, its hasher, its place in the sink.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -11,6 +12,7 @@ use super::segments::Segments;
 use super::verify::{Verifier, lock};
 use crate::content::{Ingest, Provenance};
 use crate::error::Result;
+use crate::event::Cause;
 use crate::oci::{Descriptor, Digest};
 
 /// A blob that connections write and a hasher follows.
@@ -21,7 +23,7 @@ pub(super) struct Active {
     pub(super) verifier: Verifier,
     /// Bytes that were there when this run began.
     pub(super) resumed: u64,
-    traffic: Arc<Traffic>,
+    pub(super) traffic: Arc<Traffic>,
     hosts: Mutex<Vec<Arc<str>>>,
 }
 
@@ -30,6 +32,7 @@ pub(super) struct Active {
 pub(super) struct Traffic {
     moved: AtomicU64,
     local: AtomicU64,
+    lost: Mutex<BTreeMap<Cause, u64>>,
 }
 
 impl Traffic {
@@ -39,9 +42,19 @@ impl Traffic {
         counter.fetch_add(bytes, Ordering::Relaxed);
     }
 
+    /// Counts bytes that came, or will come, once more than was planned.
+    pub(super) fn lose(&self, cause: Cause, bytes: u64) {
+        *lock(&self.lost).entry(cause).or_default() += bytes;
+    }
+
     /// Bytes that came over a network, and from this machine.
     pub(super) fn counted(&self) -> (u64, u64) {
         (self.moved.load(Ordering::Relaxed), self.local.load(Ordering::Relaxed))
+    }
+
+    /// Why more came than was planned, in bytes.
+    pub(super) fn lost(&self) -> BTreeMap<Cause, u64> {
+        lock(&self.lost).clone()
     }
 }
 
@@ -105,11 +118,6 @@ impl Active {
         }
         let from = if others.is_empty() { Suspects::All } else { Suspects::Others };
         Ok((from, std::iter::once(0..self.descriptor.size).collect()))
-    }
-
-    /// Counts bytes that came.
-    pub(super) fn count(&self, provenance: Provenance, bytes: u64) {
-        self.traffic.count(provenance, bytes);
     }
 
     /// A shared copy of a host's name, so that an event for every piece costs no allocation.

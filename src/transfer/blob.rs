@@ -23,8 +23,6 @@ pub(super) struct Blob {
     pub(super) origins: Vec<Candidate>,
     pub(super) patience: Patience,
     pub(super) connections: usize,
-    /// Its host sends everything whatever is asked for, so one connection is all it gets.
-    pub(super) no_ranges: bool,
     not_before: Option<Instant>,
     last_failure: Option<Instant>,
     waits_for_other: bool,
@@ -59,7 +57,6 @@ impl Blob {
             origins,
             patience: Patience::new(settings),
             connections: 0,
-            no_ranges: false,
             not_before: None,
             last_failure: None,
             waits_for_other: false,
@@ -75,8 +72,13 @@ impl Blob {
     /// Whether one more connection may work on it.
     pub(super) fn may_connect(&self, now: Instant, streams: usize) -> bool {
         let Stage::Active(active) = &self.stage else { return false };
-        let most = if self.no_ranges || active.ingest.access() == Access::Sequential { 1 } else { streams };
-        self.connections < most && self.is_rested(now)
+        let single = active.ingest.access() == Access::Sequential || lock(&active.segments).ignores_ranges();
+        self.connections < if single { 1 } else { streams } && self.is_rested(now)
+    }
+
+    /// Its host sends everything whatever is asked for, so one connection is all it gets.
+    pub(super) fn ignores_ranges(&self) -> bool {
+        matches!(&self.stage, Stage::Active(active) if lock(&active.segments).ignores_ranges())
     }
 
     /// The origins that may be asked now: files of this machine before any network, what the registry and its mirrors

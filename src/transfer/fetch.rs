@@ -17,7 +17,7 @@ use crate::error::{Error, Fault, Result};
 use crate::event::{Cause, Event, Events};
 
 /// A connection that brings less than this, in bytes a second over a whole stall time, stands as good as still.
-const CRAWL: u64 = 1024;
+const CRAWL: f64 = 1024.0;
 
 /// Progress that makes former failures count no more, in bytes.
 pub(super) const PROGRESS: u64 = 16 * 1024;
@@ -80,57 +80,67 @@ pub(super) enum End {
     Broken(Error),
 }
 
+/// What an answer holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Extent {
+    /// What was asked for.
+    Range,
+    /// All of the blob, though a range was asked for.
+    Everything,
+}
+
 /// What a connection leaves behind.
 pub(super) struct Fetched {
     pub(super) end: End,
     /// From the request to the answer's head, if it came.
     pub(super) round_trip: Option<Duration>,
-    /// Bytes that came in vain,
-    pub(super) wasted: u64,
-    /// and why.
-    pub(super) waste: Cause,
 }
 
 impl Fetch {
     /// Runs the connection. The claim stays with the caller, who releases it.
     pub(super) async fn run(self) -> Fetched {
-        let mut fetched = Fetched { end: End::Complete, round_trip: None, wasted: 0, waste: Cause::Overlap };
+        let mut fetched = Fetched { end: End::Complete, round_trip: None };
         let end = tokio::select! {
-            result = self.transfer(&mut fetched) => Some(result),
+            result = self.transfer(&mut fetched.round_trip) => Some(result),
             () = self.gauge.cut.cancelled() => None,
         };
         fetched.end = match end {
             Some(result) => result.unwrap_or_else(End::Broken),
-            None if self.gauge.rate(Instant::now()) >= CRAWL as f64 => End::Cut,
+            None if self.gauge.rate(Instant::now()) >= CRAWL => End::Cut,
             None => End::Broken(self.fault(Fault::Broken("far slower than others".into()))),
         };
         fetched
     }
 
-    async fn transfer(&self, fetched: &mut Fetched) -> Result<End> {
+    async fn transfer(&self, round_trip: &mut Option<Duration>) -> Result<End> {
         let wanted = lock(&self.blob.segments).awaited(self.claim);
         let asked = Instant::now();
         let body = self.in_time(self.stall, self.origin.open(wanted.clone())).await??;
-        fetched.round_trip = Some(asked.elapsed());
+        *round_trip = Some(asked.elapsed());
         // Opened once, so it is not set yet.
         let _ = self.gauge.answered.set(Instant::now());
         if body.start > wanted.start {
             let why = format!("asked for bytes from {}, got them from {}", wanted.start, body.start);
             return Err(self.fault(Fault::Protocol(why)));
         }
-        if body.ranges == Some(false) && lock(&self.blob.segments).claims() > 1 {
+        if !self.takes(&body) {
             return Ok(End::NoRanges);
         }
-        if body.ranges == Some(false) {
-            fetched.waste = Cause::RangeIgnored;
-        }
-        self.receive(body, fetched).await
+        self.receive(body).await
     }
 
-    async fn receive(&self, mut body: Body, fetched: &mut Fetched) -> Result<End> {
+    /// Whether this connection shall bring what its answer holds: of those that hold everything one is enough.
+    fn takes(&self, body: &Body) -> bool {
+        let mut segments = lock(&self.blob.segments);
+        segments.answered(self.claim);
+        body.ranges != Some(false) || segments.take_whole(self.claim)
+    }
+
+    async fn receive(&self, mut body: Body) -> Result<End> {
+        let extent = if body.ranges == Some(false) { Extent::Everything } else { Extent::Range };
         let mut offset = body.start;
         let mut window = (Instant::now(), 0);
-        while self.awaits_more(&body) {
+        while self.awaits_more(extent, offset) {
             let awaited = lock(&self.blob.segments).awaited(self.claim);
             let Some(piece) = self.in_time(self.stall, body.bytes.next()).await? else {
                 // A server may give less than was asked for, as long as it says so: the rest is asked for at once.
@@ -142,36 +152,51 @@ impl Fetch {
             let piece = piece?;
             window.1 += piece.len() as u64;
             let length = piece.len() as u64;
-            let used = self.take(offset, piece).await?;
-            self.lost(length - used, fetched);
+            self.take(extent, offset, piece).await?;
             offset += length;
             self.check_crawl(&mut window)?;
         }
         Ok(End::Complete)
     }
 
-    fn awaits_more(&self, body: &Body) -> bool {
+    fn awaits_more(&self, extent: Extent, offset: u64) -> bool {
         let mut segments = lock(&self.blob.segments);
-        match body.ranges {
-            Some(false) => segments.extend(self.claim),
-            _ => !segments.awaited(self.claim).is_empty(),
+        match extent {
+            Extent::Everything => segments.extend(self.claim, offset),
+            Extent::Range => !segments.awaited(self.claim).is_empty(),
         }
     }
 
-    /// Writes what of a piece is awaited; returns how many bytes that were.
-    async fn take(&self, offset: u64, piece: Bytes) -> Result<u64> {
-        let awaited = lock(&self.blob.segments).awaited(self.claim);
-        let end = (offset + piece.len() as u64).min(awaited.end);
-        if end <= awaited.start {
-            return Ok(0);
+    /// Writes what of a piece is awaited, and counts what is not.
+    async fn take(&self, extent: Extent, mut offset: u64, mut piece: Bytes) -> Result<()> {
+        while !piece.is_empty() {
+            if !self.awaits_more(extent, offset) {
+                let cause = if extent == Extent::Everything { Cause::RangeIgnored } else { Cause::Overlap };
+                self.lost(cause, piece.len() as u64);
+                return Ok(());
+            }
+            let awaited = lock(&self.blob.segments).awaited(self.claim);
+            if awaited.start < offset {
+                let why = format!("bytes from {} are awaited, byte {offset} came", awaited.start);
+                return Err(self.fault(Fault::Protocol(why)));
+            }
+            let before = piece.split_to((awaited.start - offset).min(piece.len() as u64) as usize).len() as u64;
+            self.lost(Cause::RangeIgnored, before);
+            let part = piece.split_to((awaited.end - awaited.start).min(piece.len() as u64) as usize);
+            offset += before + part.len() as u64;
+            if !part.is_empty() {
+                self.write(awaited.start, part).await?;
+            }
         }
-        let before = awaited.start.saturating_sub(offset);
-        let part = piece.slice(before as usize..(end - offset) as usize);
+        Ok(())
+    }
+
+    async fn write(&self, offset: u64, part: Bytes) -> Result<()> {
         let count = part.len() as u64;
-        self.blob.ingest.write_at(awaited.start, part.clone(), self.origin.provenance()).await?;
+        self.blob.ingest.write_at(offset, part.clone(), self.origin.provenance()).await?;
         // Before the hasher may see the last byte, so that a finished blob is counted whole.
-        self.blob.count(self.origin.provenance(), count);
-        self.blob.verifier.hand(awaited.start, part);
+        self.blob.traffic.count(self.origin.provenance(), count);
+        self.blob.verifier.hand(offset, part);
         lock(&self.blob.segments).landed(self.claim, count);
         self.blob.verifier.wake();
         self.meter.fetch_add(count, Ordering::Relaxed);
@@ -182,18 +207,18 @@ impl Fetch {
             host: Arc::clone(&self.blob.host_name(self.origin.host())),
             provenance: self.origin.provenance(),
         });
-        Ok(count)
+        Ok(())
     }
 
-    /// Counts bytes that came in vain.
-    fn lost(&self, count: u64, fetched: &mut Fetched) {
+    /// Bytes came that nobody awaits.
+    fn lost(&self, cause: Cause, count: u64) {
         if count == 0 {
             return;
         }
-        fetched.wasted += count;
-        self.blob.count(self.origin.provenance(), count);
+        self.blob.traffic.count(self.origin.provenance(), count);
+        self.blob.traffic.lose(cause, count);
         let blob = self.blob.descriptor.digest.clone();
-        self.events.on(&Event::Lost { blob, count, cause: fetched.waste });
+        self.events.on(&Event::Lost { blob, count, cause });
     }
 
     /// A server that sends a byte now and then never stalls, and never ends either.
@@ -202,8 +227,8 @@ impl Fetch {
         if length < self.stall {
             return Ok(());
         }
-        if window.1 < CRAWL * length.as_secs() {
-            let why = format!("only {} bytes in {} s", window.1, length.as_secs());
+        if (window.1 as f64) < CRAWL * length.as_secs_f64() {
+            let why = format!("only {} bytes in {:.1} s", window.1, length.as_secs_f64());
             return Err(self.fault(Fault::Broken(why)));
         }
         *window = (Instant::now(), 0);

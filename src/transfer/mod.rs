@@ -157,8 +157,8 @@ impl Plan {
     /// The sums.
     pub fn totals(&self) -> Totals {
         self.blobs.iter().fold(Totals::default(), |sum, blob| Totals {
-            size: sum.size + blob.descriptor.size,
-            missing: sum.missing + blob.missing(),
+            size: sum.size.saturating_add(blob.descriptor.size),
+            missing: sum.missing.saturating_add(blob.missing()),
             blobs: sum.blobs + usize::from(blob.missing() > 0),
         })
     }

@@ -75,7 +75,8 @@ impl Transfer {
                 outcome = tokio::time::timeout(limit, attempt()) => outcome,
                 () = self.cancel.cancelled() => return Err(Error::Interrupted),
             };
-            let outcome = outcome.unwrap_or_else(|_| Err(Error::network("request", what, Fault::Stalled(limit))));
+            let late = || Fault::Protocol(format!("not complete after {} s", limit.as_secs_f32()));
+            let outcome = outcome.unwrap_or_else(|_| Err(Error::network(what, "answer", late())));
             let error = match outcome {
                 Ok(value) => return Ok(value),
                 Err(error) => error,
@@ -96,7 +97,7 @@ mod tests {
 
     fn busy(retry_after: Option<u64>) -> Error {
         let retry_after = retry_after.map(Duration::from_secs);
-        Error::Busy { what: "x".into(), place: "h".into(), status: 429, retry_after }
+        Error::Busy { what: "x".into(), place: "h".into(), status: 429, retry_after, why: String::new() }
     }
 
     #[test]

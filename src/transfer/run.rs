@@ -234,7 +234,7 @@ impl<'a> Run<'a> {
     /// How much one connection asks for: a share small enough that all connections of the blob end together, and
     /// never so much that nothing is left to share should more connections pay.
     fn range_limit(&mut self, i: usize, host: &str, now: Instant) -> u64 {
-        if self.blobs[i].no_ranges {
+        if self.blobs[i].ignores_ranges() {
             return u64::MAX;
         }
         let left = self.blobs[i].unclaimed();
@@ -294,7 +294,7 @@ impl<'a> Run<'a> {
         let (planned, left) = (self.blobs[i].plan.missing(), self.blobs[i].plan.descriptor.size - resumed);
         self.report.brought += planned.saturating_sub(left);
         if left > planned {
-            *self.report.causes.entry(Cause::Spoiled).or_default() += left - planned;
+            self.traffic.lose(Cause::Spoiled, left - planned);
         }
     }
 
@@ -310,9 +310,6 @@ impl<'a> Run<'a> {
         if let Some(round_trip) = fetched.round_trip {
             self.pace.answered(&host, round_trip, now);
         }
-        if fetched.wasted > 0 {
-            *self.report.causes.entry(fetched.waste).or_default() += fetched.wasted;
-        }
         self.blobs[i].release(claim);
         let moved = gauge.moved.load(Ordering::Relaxed);
         if moved >= PROGRESS {
@@ -326,8 +323,7 @@ impl<'a> Run<'a> {
             return;
         }
         match fetched.end {
-            End::Complete => {}
-            End::NoRanges => self.blobs[i].no_ranges = true,
+            End::Complete | End::NoRanges => {}
             End::Cut => {
                 let what = self.blobs[i].plan.descriptor.digest.to_string();
                 let why = format!("{host}: a connection far slower than the others is made anew");
@@ -373,12 +369,14 @@ impl<'a> Run<'a> {
                 self.arrived(i, Arrival::Transferred);
             }
             Ok(Completion::Spoiled { found, ranges, from }) => {
-                let lost: u64 = ranges.iter().map(|range| range.end - range.start).sum();
-                *self.report.causes.entry(Cause::Spoiled).or_default() += lost;
-                let blob = self.blobs[i].plan.descriptor.digest.clone();
-                self.transfer.events.on(&Event::Lost { blob, count: lost, cause: Cause::Spoiled });
+                let count: u64 = ranges.iter().map(|range| range.end - range.start).sum();
                 match self.blobs[i].spoiled(&found, ranges, from) {
-                    Ok(active) => self.complete(i, active),
+                    Ok(active) => {
+                        self.traffic.lose(Cause::Spoiled, count);
+                        let blob = active.descriptor.digest.clone();
+                        self.transfer.events.on(&Event::Lost { blob, count, cause: Cause::Spoiled });
+                        self.complete(i, active);
+                    }
                     Err(error) => self.fail(i, Arc::new(error)),
                 }
             }
@@ -459,6 +457,7 @@ impl<'a> Run<'a> {
     fn report(mut self, elapsed: Duration) -> Report {
         self.report.elapsed = elapsed;
         (self.report.moved, self.report.local) = self.traffic.counted();
+        self.report.causes = self.traffic.lost();
         self.report.images = self.images.outcomes();
         self.report
     }

@@ -12,14 +12,26 @@ pub(super) struct Segments {
     size: u64,
     /// Start to end of the ranges that nobody fetches; sorted, apart, never empty.
     missing: BTreeMap<u64, u64>,
-    claims: BTreeMap<ClaimId, Range<u64>>,
+    claims: BTreeMap<ClaimId, Claim>,
     next_id: ClaimId,
+    /// The connection that brings everything, whatever range it asked for.
+    whole: Option<ClaimId>,
+    ignores_ranges: bool,
+}
+
+#[derive(Debug)]
+struct Claim {
+    /// What is still awaited.
+    range: Range<u64>,
+    /// The head of the answer has come: bytes may land at any moment.
+    answered: bool,
 }
 
 impl Segments {
     /// All of `size` bytes but the `held` ranges is missing.
     pub(super) fn new(size: u64, held: impl IntoIterator<Item = Range<u64>>) -> Segments {
-        let mut segments = Segments { size, missing: BTreeMap::new(), claims: BTreeMap::new(), next_id: 0 };
+        let (missing, claims) = (BTreeMap::new(), BTreeMap::new());
+        let mut segments = Segments { size, missing, claims, next_id: 0, whole: None, ignores_ranges: false };
         if size > 0 {
             segments.missing.insert(0, size);
         }
@@ -41,7 +53,7 @@ impl Segments {
 
     /// Takes the second half of a claim away from its connection, if each half has at least `least` bytes.
     pub(super) fn split(&mut self, id: ClaimId, least: u64) -> Option<(ClaimId, Range<u64>)> {
-        let victim = self.claims.get_mut(&id)?;
+        let victim = &mut self.claims.get_mut(&id)?.range;
         let half = (victim.end - victim.start) / 2;
         if half < least.max(1) {
             return None;
@@ -51,40 +63,72 @@ impl Segments {
         Some((self.register(taken.clone()), taken))
     }
 
-    /// The server sends everything although a range was asked for: the next missing bytes come with it too.
+    /// The answer to a claim has begun.
+    pub(super) fn answered(&mut self, id: ClaimId) {
+        if let Some(claim) = self.claims.get_mut(&id) {
+            claim.answered = true;
+        }
+    }
+
+    /// The server sends everything from byte 0, although a range was asked for. One connection shall bring all of it:
+    /// what is missing, and what others have asked for and got no answer to. Returns whether it is this one.
+    pub(super) fn take_whole(&mut self, id: ClaimId) -> bool {
+        self.ignores_ranges = true;
+        if self.whole.is_some_and(|other| other != id) || !self.claims.contains_key(&id) {
+            return false;
+        }
+        self.whole = Some(id);
+        let mut open = Vec::new();
+        for (_, claim) in self.claims.iter_mut().filter(|(other, claim)| **other == id || !claim.answered) {
+            open.push(claim.range.clone());
+            claim.range.end = claim.range.start;
+        }
+        open.into_iter().for_each(|range| self.add_missing(range));
+        self.extend(id, 0)
+    }
+
+    /// The connection that brings everything is at offset `at`: what is missing behind that comes with it too.
     ///
     /// Returns whether the claim awaits anything now.
-    pub(super) fn extend(&mut self, id: ClaimId) -> bool {
+    pub(super) fn extend(&mut self, id: ClaimId, at: u64) -> bool {
         let Some(claim) = self.claims.get_mut(&id) else { return false };
-        let Some((start, end)) = self.missing.range(claim.end..).next().map(|(start, end)| (*start, *end)) else {
-            return !claim.is_empty();
-        };
-        if claim.is_empty() {
-            claim.start = start;
+        let is_done = claim.range.is_empty();
+        let from = if is_done { at } else { claim.range.end };
+        let next = self.missing.iter().map(|(start, end)| *start..*end).find(|run| run.end > from);
+        let Some(run) = next.filter(|run| is_done || run.start == from) else { return !is_done };
+        self.missing.remove(&run.start);
+        let start = run.start.max(from);
+        if run.start < start {
+            self.missing.insert(run.start, start);
         }
-        if claim.end == start || claim.start == start {
-            self.missing.remove(&start);
-            claim.end = end;
-        }
+        claim.range = if is_done { start..run.end } else { claim.range.start..run.end };
         true
+    }
+
+    /// Whether the server has sent everything where a range was asked for.
+    pub(super) fn ignores_ranges(&self) -> bool {
+        self.ignores_ranges
     }
 
     /// The bytes that the claim still waits for. Empty when it is done, or all was taken away.
     pub(super) fn awaited(&self, id: ClaimId) -> Range<u64> {
-        self.claims.get(&id).cloned().unwrap_or(0..0)
+        self.claims.get(&id).map_or(0..0, |claim| claim.range.clone())
     }
 
     /// The first `count` awaited bytes of the claim are there now.
     pub(super) fn landed(&mut self, id: ClaimId, count: u64) {
         if let Some(claim) = self.claims.get_mut(&id) {
-            claim.start = (claim.start + count).min(claim.end);
+            claim.range.start = (claim.range.start + count).min(claim.range.end);
         }
     }
 
     /// The connection is done: what it did not bring is missing again.
     pub(super) fn release(&mut self, id: ClaimId) {
-        if let Some(rest) = self.claims.remove(&id) {
-            self.add_missing(rest);
+        if let Some(claim) = self.claims.remove(&id) {
+            self.add_missing(claim.range);
+        }
+        if self.whole == Some(id) {
+            self.whole = None;
         }
     }
 
@@ -96,7 +140,8 @@ impl Segments {
     /// The end of the run of bytes from zero that are all there.
     pub(super) fn frontier(&self) -> u64 {
         let missing = self.missing.keys().next().copied();
-        let claimed = self.claims.values().filter(|range| !range.is_empty()).map(|range| range.start).min();
+        let claimed = self.claims.values().map(|claim| &claim.range).filter(|range| !range.is_empty());
+        let claimed = claimed.map(|range| range.start).min();
         missing.into_iter().chain(claimed).min().unwrap_or(self.size)
     }
 
@@ -105,14 +150,9 @@ impl Segments {
         self.missing.iter().map(|(start, end)| end - start).sum()
     }
 
-    /// How many connections are at work.
-    pub(super) fn claims(&self) -> usize {
-        self.claims.len()
-    }
-
     fn register(&mut self, range: Range<u64>) -> ClaimId {
         self.next_id += 1;
-        self.claims.insert(self.next_id, range);
+        self.claims.insert(self.next_id, Claim { range, answered: false });
         self.next_id
     }
 
@@ -181,13 +221,49 @@ mod tests {
     fn a_server_that_sends_everything_serves_one_gap_after_the_other() {
         let mut segments = Segments::new(100, std::iter::once(40..60));
         let (id, _) = segments.claim(10).unwrap();
-        assert!(segments.extend(id));
+        assert!(segments.take_whole(id));
         assert_eq!(segments.awaited(id), 0..40);
         segments.landed(id, 40);
-        assert!(segments.extend(id));
+        assert!(segments.extend(id, 40));
         assert_eq!(segments.awaited(id), 60..100);
         segments.landed(id, 40);
-        assert!(!segments.extend(id));
+        assert!(!segments.extend(id, 100));
+    }
+
+    #[test]
+    fn one_connection_brings_everything_and_takes_what_got_no_answer() {
+        let mut segments = Segments::new(100, []);
+        let ids: Vec<ClaimId> = (0..4).map(|_| segments.claim(25).unwrap().0).collect();
+        segments.answered(ids[1]);
+        segments.landed(ids[1], 5);
+        segments.answered(ids[3]);
+        assert!(segments.take_whole(ids[3]));
+        assert_eq!(segments.awaited(ids[3]), 0..25);
+        assert!(segments.awaited(ids[0]).is_empty() && segments.awaited(ids[2]).is_empty());
+        assert!(!segments.take_whole(ids[0]));
+        // The one that had its answer goes on; when it breaks behind the other's back, its rest is missing.
+        segments.landed(ids[3], 25);
+        assert!(segments.extend(ids[3], 25));
+        assert_eq!(segments.awaited(ids[3]), 50..100);
+        segments.landed(ids[3], 50);
+        segments.release(ids[1]);
+        assert!(!segments.extend(ids[3], 100));
+        assert_eq!(segments.claim(100).unwrap().1, 30..50);
+    }
+
+    #[test]
+    fn what_is_missing_behind_a_connection_is_not_taken_for_what_comes_next() {
+        let mut segments = Segments::new(100, []);
+        let (first, _) = segments.claim(50).unwrap();
+        segments.answered(first);
+        let (whole, _) = segments.claim(10).unwrap();
+        assert!(segments.take_whole(whole));
+        assert_eq!(segments.awaited(whole), 50..100);
+        segments.landed(whole, 50);
+        segments.release(first);
+        assert!(segments.extend(whole, 20));
+        assert_eq!(segments.awaited(whole), 20..50);
+        assert_eq!(segments.unclaimed(), 20);
     }
 
     #[test]

@@ -156,7 +156,8 @@ impl Origin for BlobAt {
             Meets::Stall(n) => (range.start, asked.slice(..n as usize), futures::stream::pending().boxed()),
             Meets::Busy(seconds) => {
                 let retry_after = Some(Duration::from_secs(seconds));
-                return Err(Error::Busy { what: "blob".into(), place: "registry".into(), status: 429, retry_after });
+                let (what, place, why) = ("blob".into(), "registry".into(), String::new());
+                return Err(Error::Busy { what, place, status: 429, retry_after, why });
             }
             Meets::Gone => {
                 return Err(Error::NotFound { what: "blob".into(), place: "registry".into(), why: String::new() });

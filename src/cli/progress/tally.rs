@@ -127,7 +127,7 @@ impl Tally {
                     Provenance::Local => self.local += count,
                     _ => self.network += count,
                 }
-                self.change(blob, |blob| blob.done = blob.done.saturating_add(*count).min(blob.size));
+                self.change(blob, |blob| blob.done = blob.done.saturating_add(*count));
             }
             // These came in vain, and were never counted as done.
             Event::Lost { count, cause: Cause::RangeIgnored | Cause::Overlap, .. } => self.network += count,
@@ -192,7 +192,7 @@ impl Tally {
         let flying = self.blobs.iter().filter(|(_, blob)| blob.stage == Stage::Moving);
         Snapshot {
             size: sum(|blob| blob.size),
-            done: sum(|blob| blob.done),
+            done: sum(|blob| blob.done.min(blob.size)),
             held: self.held,
             resumed: self.resumed,
             network: self.network,
@@ -209,7 +209,7 @@ impl Tally {
 
 impl Blob {
     fn flight(&self, digest: &Digest) -> Flight {
-        Flight { digest: digest.clone(), size: self.size, done: self.done, resumed: self.resumed }
+        Flight { digest: digest.clone(), size: self.size, done: self.done.min(self.size), resumed: self.resumed }
     }
 }
 

@@ -160,7 +160,7 @@ impl Grant {
     async fn refusal(&self, answer: Answer) -> Error {
         let status = answer.status().as_u16();
         match answer.into_error().await {
-            Error::Busy { place, what, status, retry_after } => Error::Busy { place, what, status, retry_after },
+            busy @ Error::Busy { .. } => busy,
             Error::Unauthorized { what, place, why } => {
                 let login = if self.credential.is_some() { "it refuses the login" } else { "it wants a login" };
                 let why = if why.is_empty() { login.to_owned() } else { format!("{login}: {why}") };

@@ -32,7 +32,7 @@ async fn a_child_that_an_index_names_a_thousand_times_is_asked_for_once() {
 async fn sizes_whose_sum_no_number_holds_are_refused() {
     let mut registry = Registry::default();
     let mut layers: Vec<Descriptor> = (5..8).map(|seed| registry.blob(10, seed)).collect();
-    layers.iter_mut().for_each(|layer| layer.size = u64::MAX);
+    layers.iter_mut().for_each(|layer| layer.size = i64::MAX as u64);
     registry.image("1", &layers.iter().collect::<Vec<_>>());
     let (plan, _) = plan(registry, "1").await;
     assert!(why(&plan).contains("its blobs are said to have more than"), "{}", why(&plan));
