@@ -378,7 +378,7 @@ async fn nothing_is_collected_while_somebody_shares_the_store() {
     let shared = Store::open(dir.path()).unwrap().share_to_write().await.unwrap();
     let cancel = CancellationToken::new();
     let watched = store.observed(seen.clone(), cancel.clone());
-    let brief = Collect { patience: Duration::ZERO, ..all_now(Effect::Remove) };
+    let brief = Collect { patience: Duration::from_secs(1), ..all_now(Effect::Remove) };
     assert!(matches!(watched.collect(brief).await, Err(Error::Store { .. })));
     assert!(matches!(seen.0.lock().unwrap()[0], Event::Waiting { .. }));
     cancel.cancel();

@@ -59,7 +59,8 @@ fn a_size_of_zero_is_not_taken_for_the_blob() {
 
 #[test]
 fn the_largest_size_that_can_be_ends_the_pull_before_it_fills_the_disk() {
-    let pull = of_json(&with_size(json!(i64::MAX)));
+    // All of an image together may have 2^63-1 bytes.
+    let pull = of_json(&with_size(json!(i64::MAX - 10_000)));
     let digest = pull.layer().digest().to_string();
     let pulled = pull.run();
     // The file system refuses it at once; one that cannot reserve learns the true size from the registry.
@@ -77,9 +78,7 @@ fn several_of_the_largest_sizes_do_not_overflow_the_sum() {
     let mut manifest = with_size(json!(1));
     manifest["layers"] = json!(layers);
     let pull = of_json(&manifest);
-    let pulled = pull.run();
-    assert!(matches!(pulled.output.code, Some(3 | 6 | 7)), "{}", pulled.output.transcript());
-    assert!(!pulled.output.stderr.contains("panicked"), "{}", pulled.output.stderr);
+    pull.run().code(1).says(&["its blobs are said to have more than"]);
     pull.assert_untagged();
 }
 
@@ -296,6 +295,7 @@ fn tags_that_traverse_are_not_asked_for() {
     pull.registry.rule(When::path("/tags/list"), Times::Always, Fault::Reply(reply));
     let pulled = pull.run_with(&["-a"]);
     assert!(pulled.requests.count("GET", "escape") == 0 && !pulled.output.stderr.contains('\u{1b}'));
-    assert!(matches!(pulled.output.code, Some(0 | 1 | 9)), "{}", pulled.output.transcript());
+    pulled.code(0).says(&["lists a tag that cannot be one"]);
+    pull.assert_whole();
     assert!(!pull.store().parent().unwrap().join("escape").exists());
 }

@@ -69,7 +69,8 @@ fn a_signed_address_that_answers_once_is_asked_for_anew() {
     let (pull, elsewhere) = (Pull::of_layer(SIZE), Elsewhere::start());
     let signed = Redirect::Signed(elsewhere.clone(), 1);
     pull.registry.rule(layer(&pull), Times::Always, Fault::Redirect(signed));
-    elsewhere.rule(When::any(), Times::Count(2), Fault::CutAfter(MIB, Cut::Fin));
+    // The refusal in between is an answer as well.
+    elsewhere.rule(When::any(), Times::Count(3), Fault::CutAfter(MIB, Cut::Fin));
     let pulled = pull.run().code(0);
     pull.assert_whole();
     assert_eq!(pulled.lost(), []);

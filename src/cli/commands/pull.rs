@@ -12,6 +12,7 @@ use crate::cli::results::{self, Pulled};
 use crate::cli::{Context, Format, args};
 use crate::content::Sink;
 use crate::error::{Error, Result};
+use crate::event::Event;
 use crate::oci::{Platform, Reference};
 use crate::registry::Registry;
 use crate::transfer::{Job, Platforms, Report, Transfer};
@@ -106,7 +107,13 @@ async fn all_tags(registry: &Registry, transfer: &Transfer, names: &[Reference])
     for name in names {
         let tags = transfer.persist(&name.name(), || registry.tags(name)).await?;
         for tag in tags {
-            all.push(name.tagged(&tag)?);
+            match name.tagged(&tag) {
+                Ok(tagged) => all.push(tagged),
+                Err(error) => {
+                    let text = format!("{}: the registry lists a tag that cannot be one: {error}", name.name());
+                    transfer.events.on(&Event::Warning { text });
+                }
+            }
         }
     }
     Ok(all)
