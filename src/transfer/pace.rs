@@ -20,6 +20,8 @@ const CEILING: usize = 32;
 const SHORTEST_WINDOW: Duration = Duration::from_millis(60);
 /// A larger number is kept if the rate grew by this factor.
 const GAIN: f64 = 1.10;
+/// Waits for an answer that are too short to be worth another connection.
+const SHORT_WAIT: Duration = Duration::from_millis(10);
 /// Windows without a further try after one that brought nothing.
 const REST: u32 = 30;
 
@@ -90,6 +92,11 @@ impl Ladder {
             self.trial = Some(Trial { former: self.value, rate, settled: false });
             self.value = (self.value * 2).min(self.ceiling);
         }
+    }
+
+    fn climb(&mut self) {
+        self.value = (self.value + 1).min(self.ceiling);
+        self.trial = None;
     }
 
     fn is_in_use(&self) -> bool {
@@ -179,11 +186,17 @@ impl Pace {
         self.hosts.get(host).map_or(0.0, |entry| entry.typical)
     }
 
-    /// An answer's head took this long.
-    pub(super) fn answered(&mut self, host: &str, round_trip: Duration, now: Instant) {
+    /// An answer's head took `round_trip`, and its body `flow`.
+    ///
+    /// While waiting takes longer than the bytes, the line is not what holds them up: each such answer adds a
+    /// connection, so that their number doubles each round trip, without a look at the rate.
+    pub(super) fn answered(&mut self, host: &str, round_trip: Duration, flow: Duration, now: Instant) {
         let entry = self.host(host, now);
         let first = entry.round_trip.is_zero();
         entry.round_trip = if first { round_trip } else { entry.round_trip.min(round_trip) };
+        if round_trip > SHORT_WAIT.max(flow) && entry.connections.wanted {
+            entry.connections.climb();
+        }
     }
 
     /// The host said that it is too much: half the connections, and none before the pause is over.
@@ -265,6 +278,28 @@ mod tests {
         assert!(pace.take("h", now) && pace.may_share("h", 0, now));
         window(&mut pace, &mut now, 1000);
         assert_eq!((pace.hosts["h"].connections.value, pace.streams("h", now)), (FIRST, 1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_number_doubles_each_round_trip_while_waiting_takes_longer_than_the_bytes() {
+        let (mut pace, now, wait) = (Pace::new(16), Instant::now(), Duration::from_millis(50));
+        let mut active = take_all(&mut pace, now);
+        for expected in [16, 32, 32] {
+            for _ in 0..active {
+                pace.answered("h", wait, wait / 2, now);
+            }
+            active += take_all(&mut pace, now);
+            assert_eq!(active, expected);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn bytes_that_take_longer_than_waiting_add_no_connection() {
+        let (mut pace, now, wait) = (Pace::new(16), Instant::now(), Duration::from_millis(50));
+        take_all(&mut pace, now);
+        pace.answered("h", wait, wait * 2, now);
+        pace.answered("h", SHORT_WAIT, Duration::ZERO, now);
+        assert_eq!(pace.hosts["h"].connections.value, FIRST);
     }
 
     #[tokio::test(start_paused = true)]

@@ -308,7 +308,7 @@ impl<'a> Run<'a> {
         let host = self.blobs[i].origins[origin].origin.host().to_owned();
         self.pace.give_back(&host, now);
         if let Some(round_trip) = fetched.round_trip {
-            self.pace.answered(&host, round_trip, now);
+            self.pace.answered(&host, round_trip, gauge.flowing(now), now);
         }
         self.blobs[i].release(claim);
         let moved = gauge.moved.load(Ordering::Relaxed);
