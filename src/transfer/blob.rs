@@ -12,7 +12,7 @@ use super::retry::Patience;
 use super::segments::ClaimId;
 use super::verify::lock;
 use super::{BlobPlan, Settings};
-use crate::content::{Access, Holding, Origin, Provenance};
+use crate::content::{Holding, Origin, Provenance};
 use crate::error::{Error, Result};
 use crate::oci::Digest;
 
@@ -72,7 +72,7 @@ impl Blob {
     /// Whether one more connection may work on it.
     pub(super) fn may_connect(&self, now: Instant, streams: usize) -> bool {
         let Stage::Active(active) = &self.stage else { return false };
-        let single = active.ingest.access() == Access::Sequential || lock(&active.segments).ignores_ranges();
+        let single = lock(&active.segments).ignores_ranges();
         self.connections < if single { 1 } else { streams } && self.is_rested(now)
     }
 

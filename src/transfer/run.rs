@@ -285,6 +285,7 @@ impl<'a> Run<'a> {
                 self.blobs[i].stage = Stage::Active(Arc::clone(&active));
                 self.complete(i, active);
             }
+            Ok(Begun::Upload(_)) => self.fail(i, Arc::new(Error::Usage("uploads are not executed yet".into()))),
             Err(error) => self.retry(i, None, error),
         }
     }

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::verify::lock;
 use super::{Job, Platforms, Report, Settings, Transfer};
-use crate::content::{Access, Begun, Body, Holding, Ingest, Origin, Provenance, Root, Sink, Source, Stretch};
+use crate::content::{Begun, Body, Holding, Ingest, Origin, Provenance, Root, Sink, Source, Stretch};
 use crate::error::{Error, Fault, Result};
 use crate::event::{Cause, Silent};
 use crate::oci::{Descriptor, Digest, RawManifest, Reference};
@@ -197,9 +197,6 @@ struct Writing {
 
 #[async_trait]
 impl Ingest for Writing {
-    fn access(&self) -> Access {
-        Access::Random
-    }
     fn stretches(&self) -> Vec<Stretch> {
         lock(&self.partial).written.clone()
     }
