@@ -69,6 +69,7 @@ pub async fn ingest(sink: &dyn Sink, blob: &Descriptor) -> Box<dyn Ingest> {
         Begun::Held => panic!("held already"),
         Begun::Busy => panic!("busy"),
         Begun::Mounted { from } => panic!("mounted from {from}"),
+        Begun::Upload(_) => panic!("this place takes bytes in order"),
     }
 }
 
