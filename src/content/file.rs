@@ -13,7 +13,7 @@ use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt};
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 
-use super::{Body, Origin, Provenance};
+use super::{Body, Extent, Origin, Provenance};
 use crate::error::{Error, Result};
 use crate::oci::{Descriptor, Digest};
 
@@ -144,7 +144,12 @@ impl Origin for FileOrigin {
         let file = self.open_checked()?;
         let end = range.end.min(self.size);
         let path = self.folder.path.join(blob_path(&self.digest));
-        Ok(Body { start: range.start, end: Some(end), ranges: Some(true), bytes: pieces(file, path, range.start..end) })
+        Ok(Body {
+            start: range.start,
+            end: Some(end),
+            extent: Extent::Range,
+            bytes: pieces(file, path, range.start..end),
+        })
     }
 }
 
