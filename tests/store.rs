@@ -319,6 +319,42 @@ async fn a_later_platform_adds_to_those_that_are_held() {
     assert_eq!(store.images().await.unwrap()[0].root.annotations[PLATFORMS], "linux/arm64");
 }
 
+/// Tells when somebody has waited for a lock for a while.
+struct Waits(tokio::sync::mpsc::UnboundedSender<()>);
+
+impl Observer for Waits {
+    fn on(&self, event: &Event) {
+        if let Event::Waiting { .. } = event {
+            self.0.send(()).unwrap();
+        }
+    }
+}
+
+#[tokio::test]
+async fn two_that_add_platforms_at_the_same_time_lose_none() {
+    let (dir, store) = fresh();
+    let (amd, arm) = (image("amd64", &[b"amd"]), image("arm64", &[b"arm"]));
+    let list = index(&[("amd64", &amd), ("arm64", &arm)]);
+    put_image(&store, &amd).await;
+    put_image(&store, &arm).await;
+    store.put_manifest(&list).await.unwrap();
+    let lock = std::fs::File::create(dir.path().join(".layerpull/locks/index")).unwrap();
+    lock.lock().unwrap();
+    let (tell, mut waits) = tokio::sync::mpsc::unbounded_channel();
+    let tags = ["linux/amd64", "linux/arm64"].map(|platform| {
+        let store = Store::open(dir.path()).unwrap();
+        let store = store.observed(Arc::new(Waits(tell.clone())), CancellationToken::new());
+        let root = Root { descriptor: list.descriptor(), platforms: platforms(&[platform]) };
+        tokio::spawn(async move { store.tag(&name("r.example/a:1"), &root).await.unwrap() })
+    });
+    // Both have seen that nothing is held before one of them writes.
+    waits.recv().await.unwrap();
+    waits.recv().await.unwrap();
+    lock.unlock().unwrap();
+    futures::future::try_join_all(tags).await.unwrap();
+    assert_eq!(store.images().await.unwrap()[0].root.annotations[PLATFORMS], "linux/amd64,linux/arm64");
+}
+
 #[tokio::test]
 async fn shared_and_own_bytes_and_layers_are_told() {
     let (_dir, store) = fresh();

@@ -157,11 +157,18 @@ impl Paths {
         let folder = self.blobs().join(algorithm.as_str());
         if !folder.is_dir() {
             fs::create_dir_all(&folder).map_err(Error::store("create", &folder))?;
-            for above in [self.blobs(), self.root.clone()] {
-                sync_folder(&above).map_err(Error::store("sync", &above))?;
-            }
+            self.sync_above_blobs()?;
         }
         Ok(folder)
+    }
+
+    /// Makes the names of the folders durable that blobs are in.
+    pub fn sync_above_blobs(&self) -> Result<()> {
+        [self.blobs(), self.root.clone()].iter().try_for_each(|above| match sync_folder(above) {
+            // Without a blob there is nothing to make durable.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+            synced => synced.map_err(Error::store("sync", above)),
+        })
     }
 
     /// Puts `bytes` at `target` so that a reader, and the disk after a crash, has the old or the new file and nothing else.

@@ -3,11 +3,11 @@
 use async_trait::async_trait;
 
 use super::graph::{Follow, read_manifest, walk};
-use super::index::{IndexFile, kept_name};
+use super::index::{Claim, IndexFile, Written, kept_name};
 use super::lock::Passing;
 use super::partial::Partial;
 use super::stretches::without_overlap;
-use super::{Store, journal};
+use super::{MAX_OUTRUN, Store, journal};
 use crate::content::{Begun, Holding, Root, Sink};
 use crate::error::{Error, Result};
 use crate::event::Event;
@@ -92,11 +92,24 @@ impl Sink for Store {
         self.require(root).await?;
         // What another process put in place a moment ago, or one that was killed then, may not be durable yet.
         let (disk, algorithms) = (self.disk.clone(), [Algorithm::Sha256, Algorithm::Sha384, Algorithm::Sha512]);
-        super::off(move || algorithms.into_iter().try_for_each(|algorithm| disk.sync_blobs(algorithm))).await?;
+        super::off(move || {
+            algorithms.into_iter().try_for_each(|algorithm| disk.sync_blobs(algorithm))?;
+            disk.paths.sync_above_blobs()
+        })
+        .await?;
         let name = kept_name(name);
-        let platforms = self.with_former(&name, root).await?;
-        let root = Root { platforms, ..root.clone() };
-        self.change_index(move |index| index.point(&name, &root)).await
+        // What the name held before is examined without the lock, because it may have to be hashed: then it must still
+        // be what the name holds, or another process that added a platform meanwhile would lose it.
+        for _ in 0..MAX_OUTRUN {
+            let former = IndexFile::read(&self.disk.paths)?.claim(&name, &root.descriptor.digest);
+            let platforms = self.with_former(former.as_ref(), root).await?;
+            let (name, root) = (name.clone(), Root { platforms, ..root.clone() });
+            let point = move |index: &mut IndexFile| index.point_from(&former, &name, &root);
+            if self.change_index(point).await? == Written::Done {
+                return Ok(());
+            }
+        }
+        Err(self.disk.outrun())
     }
 }
 
@@ -127,14 +140,10 @@ impl Store {
     }
 
     /// The platforms of `root`, and those that the same name held of the same index before and that are still whole.
-    async fn with_former(&self, name: &str, root: &Root) -> Result<Option<Vec<Platform>>> {
-        let Some(taken) = root.platforms.clone() else { return Ok(None) };
-        let former = IndexFile::read(&self.disk.paths)?.named(name);
-        let Some(former) = former.iter().find(|entry| entry.descriptor.digest == root.descriptor.digest) else {
-            return Ok(Some(taken));
-        };
+    async fn with_former(&self, former: Option<&Claim>, root: &Root) -> Result<Option<Vec<Platform>>> {
+        let (Some(taken), Some(former)) = (root.platforms.clone(), former) else { return Ok(root.platforms.clone()) };
         let is_whole = |platforms| async move { self.require(&Root { platforms, ..root.clone() }).await.is_ok() };
-        let Some(held) = former.platforms() else {
+        let Some(held) = former.platforms.clone() else {
             return Ok(if is_whole(None).await { None } else { Some(taken) });
         };
         let mut all = taken;
