@@ -14,7 +14,7 @@ use futures::TryStreamExt;
 use layerpull::content::{Begun, Holding, Provenance, Root, Sink, Source};
 use layerpull::error::Error;
 use layerpull::event::{Event, Observer};
-use layerpull::oci::{Digest, MediaType, Platform, RawManifest};
+use layerpull::oci::{Descriptor, Digest, MediaType, Platform, RawManifest};
 use layerpull::store::{Collect, Damage, Effect, PLATFORMS, Spare, Store};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
@@ -38,8 +38,8 @@ fn blob_file(dir: &TempDir, digest: &Digest) -> std::path::PathBuf {
     dir.path().join("blobs").join(digest.algorithm().as_str()).join(digest.hex())
 }
 
-fn partial_file(dir: &TempDir, digest: &Digest, kind: &str) -> std::path::PathBuf {
-    dir.path().join(".layerpull/partial").join(format!("sha256-{}.{kind}", digest.hex()))
+fn partial_file(dir: &TempDir, blob: &Descriptor, kind: &str) -> std::path::PathBuf {
+    dir.path().join(".layerpull/partial").join(format!("sha256-{}-{}.{kind}", blob.digest.hex(), blob.size))
 }
 
 fn rewrite(path: &Path, change: impl FnOnce(&mut Vec<u8>)) {
@@ -93,6 +93,40 @@ async fn a_dropped_blob_goes_on_where_it_stopped() {
 }
 
 #[tokio::test]
+async fn a_lie_about_the_size_spoils_no_partial_blob() {
+    let (_dir, store) = fresh();
+    let blob = Blob::new("application/octet-stream", vec![1; 1000]);
+    let first = ingest(&store, &blob.descriptor).await;
+    first.write_at(0, blob.bytes.slice(..600), Provenance::Registry).await.unwrap();
+    drop(first);
+    for size in [5, 5000] {
+        let lie = Descriptor { size, ..blob.descriptor.clone() };
+        assert_eq!(store.holds(&lie).await.unwrap(), Holding::Missing);
+        let lying = ingest(&store, &lie).await;
+        assert!(matches!(store.begin(&blob.descriptor, &[]).await.unwrap(), Begun::Busy));
+        lying.write_at(0, Bytes::from_static(b"wrong"), Provenance::Registry).await.unwrap();
+    }
+    assert_eq!(store.holds(&blob.descriptor).await.unwrap(), Holding::Partial(600));
+    let second = ingest(&store, &blob.descriptor).await;
+    assert!(second.spoiled().await.unwrap().is_empty());
+    second.write_at(600, blob.bytes.slice(600..), Provenance::Registry).await.unwrap();
+    second.commit().await.unwrap();
+    drop(second);
+    let collected = store.collect(all_now(Effect::Remove)).await.unwrap();
+    assert_eq!(collected.partials.len(), 1, "both lies are of one digest");
+}
+
+#[tokio::test]
+async fn a_lock_that_a_killed_process_left_is_no_partial_blob() {
+    let (dir, store) = fresh();
+    put(&store, &Blob::new("application/octet-stream", vec![1; 10])).await;
+    let lock = dir.path().join(".layerpull/partial").join(format!("sha256-{}.lock", Digest::of(b"gone").hex()));
+    std::fs::write(&lock, "").unwrap();
+    assert_eq!(store.collect(all_now(Effect::Remove)).await.unwrap().partials, []);
+    assert!(!lock.exists());
+}
+
+#[tokio::test]
 async fn spoiled_bytes_are_found_and_only_what_is_discarded_goes() {
     let (dir, store) = fresh();
     let blob = Blob::new("application/octet-stream", vec![1; 1000]);
@@ -101,7 +135,7 @@ async fn spoiled_bytes_are_found_and_only_what_is_discarded_goes() {
     partial.write_at(400, blob.bytes.slice(400..600), Provenance::Mirror).await.unwrap();
     partial.write_at(600, blob.bytes.slice(600..), Provenance::Registry).await.unwrap();
     assert!(partial.spoiled().await.unwrap().is_empty());
-    rewrite(&partial_file(&dir, &blob.descriptor.digest, "data"), |bytes| bytes[450] ^= 1);
+    rewrite(&partial_file(&dir, &blob.descriptor, "data"), |bytes| bytes[450] ^= 1);
     assert_eq!(partial.spoiled().await.unwrap(), vec![400..600; 1]);
     // What is left of a spoiled stretch cannot be told apart from the rest of it, and goes, too.
     partial.discard(&[100..200, 590..610]).await.unwrap();

@@ -9,7 +9,7 @@ use serde::Deserialize;
 
 use crate::content::file::{Folder, blob_path};
 use crate::error::{Error, Result};
-use crate::oci::{Algorithm, Digest};
+use crate::oci::{Algorithm, Descriptor, Digest};
 
 /// The folder inside the layout that is ours alone; other tools must not mind it ("Extra files").
 pub(super) const OWN: &str = ".layerpull";
@@ -50,9 +50,16 @@ impl Paths {
         self.root.join(OWN).join("partial")
     }
 
-    /// A file that belongs to the partial blob of `digest`: its `data`, `journal` or `lock`.
-    pub fn partial(&self, digest: &Digest, kind: &str) -> PathBuf {
-        self.partials().join(format!("{}-{}.{kind}", digest.algorithm().as_str(), digest.hex()))
+    /// The `data` or the `journal` of a partial blob. The size is a part of the name: a manifest that states another one
+    /// must not spoil what a true one began.
+    pub fn partial(&self, blob: &Descriptor, kind: &str) -> PathBuf {
+        let (algorithm, hex) = (blob.digest.algorithm().as_str(), blob.digest.hex());
+        self.partials().join(format!("{algorithm}-{hex}-{}.{kind}", blob.size))
+    }
+
+    /// The lock of all that is done to the blob of `digest`.
+    pub fn partial_lock(&self, digest: &Digest) -> PathBuf {
+        self.partials().join(format!("{}-{}.lock", digest.algorithm().as_str(), digest.hex()))
     }
 
     pub fn lock(&self, name: &str) -> PathBuf {

@@ -88,9 +88,9 @@ impl Pace {
 impl Partial {
     /// Opens or makes the partial blob, which `lock` keeps others away from. Space for all of it is reserved.
     pub fn open(disk: &Arc<Disk>, blob: &Descriptor, lock: Passing) -> Result<Partial> {
-        let path = disk.paths.partial(&blob.digest, "data");
+        let path = disk.paths.partial(blob, "data");
         let (data, kept) = open_data(&path, blob.size)?;
-        let journal = disk.paths.partial(&blob.digest, "journal");
+        let journal = disk.paths.partial(blob, "journal");
         let load = || {
             let (file, slots) = Journal::open(&journal, blob.size)?;
             Stretches::load(file, slots, disk.boot, kept, blob.size)
@@ -296,7 +296,7 @@ impl Inner {
         fs::rename(&self.path, &target).map_err(Error::store("put the blob in place at", &target))?;
         self.disk.sync_blobs(self.blob.digest.algorithm())?;
         self.disk.count_sync(began.elapsed());
-        let journal = self.disk.paths.partial(&self.blob.digest, "journal");
+        let journal = self.disk.paths.partial(&self.blob, "journal");
         remove(&journal).map_err(Error::store("remove", &journal))?;
         let meta = self.data.metadata().map_err(Error::store("examine", &target))?;
         self.disk.verified.remember(&self.blob.digest, Identity::of(&meta));

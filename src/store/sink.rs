@@ -57,7 +57,7 @@ impl Sink for Store {
     async fn begin(&self, blob: &Descriptor, _: &[String]) -> Result<Begun> {
         self.disk.create()?;
         self.disk.paths.create_blobs(blob.digest.algorithm())?;
-        let path = self.disk.paths.partial(&blob.digest, "lock");
+        let path = self.disk.paths.partial_lock(&blob.digest);
         let Some(lock) = Passing::take(path.clone()).map_err(Error::store("lock", path))? else {
             return Ok(Begun::Busy);
         };
@@ -116,9 +116,9 @@ impl Sink for Store {
 impl Store {
     /// How many bytes of a blob a former run left.
     fn partly(&self, blob: &Descriptor) -> Result<u64> {
-        let data = self.disk.paths.partial(&blob.digest, "data");
+        let data = self.disk.paths.partial(blob, "data");
         let Ok(meta) = std::fs::symlink_metadata(&data) else { return Ok(0) };
-        let path = self.disk.paths.partial(&blob.digest, "journal");
+        let path = self.disk.paths.partial(blob, "journal");
         let slots = journal::peek(&path, blob.size).map_err(Error::store("read the journal", &path))?;
         let surviving = slots.into_iter().filter_map(|slot| slot.surviving(self.disk.boot, meta.len(), blob.size));
         Ok(without_overlap((0..).zip(surviving).collect()).iter().map(|(_, slot)| slot.len).sum())
@@ -172,7 +172,7 @@ mod tests {
         let Begun::Ingest(ingest) = store.begin(&blob, &[]).await.unwrap() else { panic!("not begun") };
         ingest.write_at(0, Bytes::from_static(b"0123456789"), Provenance::Registry).await.unwrap();
         drop(ingest);
-        let data = store.disk.paths.partial(&blob.digest, "data");
+        let data = store.disk.paths.partial(&blob, "data");
         std::fs::set_permissions(&data, std::fs::Permissions::from_mode(0o444)).unwrap();
         let Begun::Ingest(ingest) = store.begin(&blob, &[]).await.unwrap() else { panic!("not begun") };
         // Also root, whom no mode stops, sees whether it was made writable for everybody else.
