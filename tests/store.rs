@@ -441,6 +441,32 @@ async fn only_what_nobody_needs_is_collected() {
 }
 
 #[tokio::test]
+async fn a_child_that_is_no_manifest_keeps_nobody_from_collecting() {
+    let (dir, store) = fresh();
+    let large = vec![b' '; 5 << 20];
+    let built = image("amd64", &[b"layer", &large]);
+    let as_manifest = |i: usize| {
+        let mut value = serde_json::to_value(&built.blobs[i].descriptor).unwrap();
+        value["mediaType"] = MediaType::OCI_INDEX.into();
+        value
+    };
+    let mut list: serde_json::Value = serde_json::from_slice(&index(&[("amd64", &built)]).bytes).unwrap();
+    list["manifests"].as_array_mut().unwrap().extend([1, 2].map(as_manifest));
+    let list = RawManifest::new(None, list.to_string().into()).unwrap();
+    put_tagged(&store, "r.example/a:1", &built).await;
+    store.put_manifest(&list).await.unwrap();
+    let root = Root { descriptor: list.descriptor(), platforms: platforms(&["linux/amd64"]) };
+    store.tag(&name("r.example/b:1"), &root).await.unwrap();
+    store.remove(&name("r.example/a:1")).await.unwrap();
+    put(&store, &Blob::new("application/octet-stream", vec![1; 10])).await;
+    assert_eq!(store.collect(all_now(Effect::Remove)).await.unwrap().blobs.len(), 1);
+    assert!(built.blobs.iter().all(|blob| blob_file(&dir, &blob.descriptor.digest).exists()));
+    rewrite(&blob_file(&dir, &built.blobs[1].descriptor.digest), |bytes| bytes[0] ^= 1);
+    let damaged = store.collect(all_now(Effect::Remove)).await;
+    assert!(matches!(damaged, Err(Error::Verification { .. })), "nobody knows what a damaged child needs");
+}
+
+#[tokio::test]
 async fn nothing_is_collected_while_somebody_shares_the_store() {
     let (dir, store) = fresh();
     let seen = Arc::new(Seen::default());

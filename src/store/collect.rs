@@ -128,7 +128,7 @@ impl Disk {
 }
 
 fn keep(folder: &Folder, root: &Descriptor, follow: Follow<'_>, kept: &mut HashSet<Digest>) -> Result<()> {
-    let graph = walk(folder, root, follow)?;
+    let graph = walk(folder, root, follow);
     if !root.media_type.is_manifest() {
         kept.insert(root.digest.clone());
         return Ok(());

@@ -286,9 +286,7 @@ impl Inner {
         self.check_disk()?;
         let found = self.data.metadata().map_err(self.store("examine"))?.len();
         if found != self.blob.size {
-            let why = format!("the file has {found} bytes instead of {}", self.blob.size);
-            let (what, place) = (self.blob.digest.to_string(), self.path.display().to_string());
-            return Err(Error::Verification { what, place, why });
+            return Err(Error::file_size(self.path.display(), &self.blob, found));
         }
         let began = Instant::now();
         self.seal().map_err(self.store("sync"))?;
