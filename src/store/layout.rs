@@ -203,6 +203,35 @@ pub(super) fn sync_folder(folder: &Path) -> io::Result<()> {
     File::open(folder)?.sync_all()
 }
 
+/// Asks for the space now, so that a full disk is noticed before bytes travel, and the file lies in one piece.
+pub(super) fn reserve(file: &File, size: u64) -> io::Result<()> {
+    use rustix::io::Errno;
+    match rustix::fs::fallocate(file, rustix::fs::FallocateFlags::empty(), 0, size) {
+        Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(()),
+        Err(e) => Err(e.into()),
+    }
+}
+
+/// Starts to write what is dirty, and does not wait for it.
+#[cfg(target_os = "linux")]
+pub(super) fn start_write_back(file: &File) -> io::Result<()> {
+    use std::os::fd::AsRawFd;
+    // SAFETY: the call takes numbers alone, and the descriptor is open as long as `file` lives.
+    match unsafe { libc::sync_file_range(file.as_raw_fd(), 0, 0, libc::SYNC_FILE_RANGE_WRITE) } {
+        0 => Ok(()),
+        _ => match io::Error::last_os_error() {
+            // File systems and sandboxes without it: the last sync does the work.
+            e if matches!(e.raw_os_error(), Some(libc::ENOSYS | libc::EPERM | libc::EINVAL | libc::ESPIPE)) => Ok(()),
+            e => Err(e),
+        },
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+pub(super) fn start_write_back(_: &File) -> io::Result<()> {
+    Ok(())
+}
+
 /// The bytes of a file of at most `limit` bytes. Never waits for the other end of a pipe.
 pub(super) fn read_bounded(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
     let flags = rustix::fs::OFlags::NONBLOCK.bits() as i32;
