@@ -13,6 +13,7 @@ use contract::{Blob, Built, image, index, ingest, name, put, put_image, put_tagg
 use layerpull::content::{Begun, Holding, Provenance, Root, Sink, Source};
 use layerpull::error::Error;
 use layerpull::event::{Event, Observer};
+use layerpull::oci::manifest::MAX_DEPTH;
 use layerpull::oci::{Descriptor, Digest, MediaType, Platform, RawManifest};
 use layerpull::store::{Collect, Damage, Effect, PLATFORMS, Spare, Store};
 use tempfile::TempDir;
@@ -441,6 +442,39 @@ async fn a_child_that_is_no_manifest_keeps_nobody_from_collecting() {
     rewrite(&blob_file(&dir, &built.blobs[1].descriptor.digest), |bytes| bytes[0] ^= 1);
     let damaged = store.collect(all_now(Effect::Remove)).await;
     assert!(matches!(damaged, Err(Error::Verification { .. })), "nobody knows what a damaged child needs");
+}
+
+/// An index over one manifest.
+fn index_over(child: &RawManifest) -> RawManifest {
+    let index =
+        serde_json::json!({"schemaVersion": 2, "mediaType": MediaType::OCI_INDEX, "manifests": [child.descriptor()]});
+    RawManifest::new(None, index.to_string().into()).unwrap()
+}
+
+#[tokio::test]
+async fn indexes_that_nest_too_deeply_get_no_name_and_keep_nobody_from_collecting() {
+    let (dir, store) = fresh();
+    let built = image("amd64", &[b"layer"]);
+    put_image(&store, &built).await;
+    let mut levels = vec![built.manifest.clone()];
+    for level in 0..MAX_DEPTH {
+        levels.push(index_over(&levels[level]));
+        store.put_manifest(&levels[level + 1]).await.unwrap();
+    }
+    let root = |level: usize| Root { descriptor: levels[level].descriptor(), platforms: None };
+    store.tag(&name("r.example/a:1"), &root(MAX_DEPTH - 1)).await.unwrap();
+    let refused = store.tag(&name("r.example/a:1"), &root(MAX_DEPTH)).await;
+    assert!(matches!(refused, Err(Error::Invalid { .. })), "{refused:?}");
+    store.remove(&name("r.example/a:1")).await.unwrap();
+    // A child that nobody asked for may be here, because it has had a name of its own.
+    let mut list: serde_json::Value = serde_json::from_slice(&index(&[("amd64", &built)]).bytes).unwrap();
+    list["manifests"].as_array_mut().unwrap().push(serde_json::to_value(levels[MAX_DEPTH].descriptor()).unwrap());
+    let list = RawManifest::new(None, list.to_string().into()).unwrap();
+    store.put_manifest(&list).await.unwrap();
+    let root = Root { descriptor: list.descriptor(), platforms: platforms(&["linux/amd64"]) };
+    store.tag(&name("r.example/b:1"), &root).await.unwrap();
+    assert_eq!(store.collect(all_now(Effect::Remove)).await.unwrap().blobs, []);
+    assert!(levels.iter().all(|manifest| blob_file(&dir, &manifest.digest).exists()));
 }
 
 #[tokio::test]
