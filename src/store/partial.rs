@@ -19,7 +19,7 @@ use super::lock::Passing;
 use super::stretches::{Stretches, Sum, joined};
 use super::verified::Identity;
 use crate::content::file::PIECE;
-use crate::content::{Access, Ingest, Provenance, Stretch};
+use crate::content::{Ingest, Provenance, Stretch};
 use crate::error::{Error, Result};
 use crate::oci::Descriptor;
 
@@ -313,10 +313,6 @@ impl Inner {
 
 #[async_trait]
 impl Ingest for Partial {
-    fn access(&self) -> Access {
-        Access::Random
-    }
-
     fn stretches(&self) -> Vec<Stretch> {
         self.inner.stretches().list()
     }
