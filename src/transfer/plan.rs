@@ -10,18 +10,13 @@ use super::{Job, Plan, Platforms, Transfer};
 use crate::content::Root;
 use crate::error::{Error, Result};
 use crate::event::Event;
+use crate::oci::manifest::{MAX_BLOBS, MAX_DEPTH, MAX_MANIFESTS};
 use crate::oci::{Descriptor, Digest, Image, Index, Manifest, Platform, RawManifest};
 
 /// Names, manifests and blobs that are looked up at the same time.
 pub(super) const LOOKUPS: usize = 16;
-/// Indexes inside of indexes; real ones have one or two levels.
-const MAX_DEPTH: usize = 8;
-/// Manifests below one name.
-const MAX_MANIFESTS: usize = 20_000;
 /// Bytes of manifests below one name: they are kept in memory until they are written.
 const MAX_MANIFEST_BYTES: u64 = 64 * 1024 * 1024;
-/// Blobs below one name: what fits into manifests of 4 MiB many times over.
-const MAX_BLOBS: usize = 200_000;
 
 impl Transfer {
     /// Makes the plan for `jobs`. No byte of a blob moves.
