@@ -8,7 +8,7 @@ use futures::StreamExt;
 use layerpull::content::{Body, Origin, Provenance, Source};
 use layerpull::error::{Error, Fault};
 use layerpull::oci::{Descriptor, Digest, MediaType, Reference};
-use layerpull::registry::{Registry, Repository};
+use layerpull::registry::{Credential, Options, Registry, Repository};
 
 const MANIFEST: &str = r#"{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[]}"#;
 const BLOB: &[u8] = b"0123456789";
@@ -278,6 +278,41 @@ async fn lists_are_followed_to_their_end_but_not_in_circles() {
     assert_eq!(registry(options()).tags(&name).await.unwrap(), ["a", "z"]);
     let circle = registry(options()).catalog(&server.authority).await.unwrap_err();
     assert!(circle.to_string().contains("no end"), "{circle}");
+}
+
+#[tokio::test]
+async fn the_next_page_of_a_list_takes_no_password_to_another_host() {
+    let thief = Server::start(|own| {
+        move |asked: &Asked| match asked.target.starts_with("/list") {
+            // A page that the registry redirected to, and whose next one seems to be at the same host.
+            true => reply(200, &[("Link", &format!("<http://{own}//{own}/x>; rel=\"next\""))], r#"{"tags":["1"]}"#),
+            false => reply(200, &[], r#"{"tags":["stolen"]}"#),
+        }
+    })
+    .await;
+    let away = thief.authority.clone();
+    for link in ["http:////AWAY/x", "//AWAY/x", "http://OWN//AWAY/x", "redirect"] {
+        let (link, away) = (link.replace("AWAY", &away), away.clone());
+        let server = Server::start(|own| {
+            move |asked: &Asked| match (asked.header("authorization"), link.as_str()) {
+                (None, _) => reply(401, &[("WWW-Authenticate", r#"Basic realm="r""#)], ""),
+                (_, "redirect") if asked.target.contains("n=1000") => {
+                    reply(307, &[("Location", &format!("http://{away}/list"))], "")
+                }
+                (_, link) if asked.target.contains("n=1000") => {
+                    let link = link.replace("OWN", &own);
+                    reply(200, &[("Link", &format!("<{link}>; rel=\"next\""))], r#"{"tags":["1"]}"#)
+                }
+                _ => reply(404, &[], ""),
+            }
+        })
+        .await;
+        let name: Reference = format!("{}/a/b", server.authority).parse().unwrap();
+        let given = Options { credential: Some(Credential::password("ann", "pw")), ..options() };
+        assert!(registry(given).tags(&name).await.is_err());
+        assert!(thief.asked().iter().all(|asked| asked.header("authorization").is_none()), "{:?}", thief.lines());
+        assert_eq!(thief.asked().len(), thief.count("/list"), "{:?}", thief.lines());
+    }
 }
 
 #[tokio::test]
