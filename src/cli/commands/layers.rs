@@ -31,7 +31,7 @@ pub struct Args {
 /// Those of the place.
 pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     let platform = context.platform();
-    let place = Place::of(&args.image, context, context.notices())?;
+    let place = Place::of(&args.image, context, context.notices()).await?;
     let mut stacks = Vec::new();
     for text in &args.images {
         let name = context.reference(text)?;
