@@ -24,7 +24,6 @@ pub fn of(error: &Error) -> u8 {
         Error::Network { .. } | Error::Busy { .. } => 5,
         Error::Store { .. } => 7,
         Error::Limit(_) => 8,
-        Error::Several { .. } => SEVERAL,
         Error::Interrupted => INTERRUPTED,
         Error::Invalid { .. } | Error::Refused { .. } => 1,
     }
