@@ -1,4 +1,4 @@
-//! A host that is asked: its address, and whether it speaks TLS (CONVENTIONS of docker: loopback may speak plain HTTP).
+//! A host that is asked: its address, and whether it speaks TLS (as docker does, loopback may speak plain HTTP).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -49,11 +49,6 @@ impl Host {
     /// The name that references use.
     pub(super) fn registry(&self) -> &str {
         &self.registry
-    }
-
-    /// The host that is contacted, with its port where it is not the usual one.
-    pub(super) fn authority(&self) -> &str {
-        &self.authority
     }
 
     /// Whether the user, or loopback, allows less than verified TLS.

@@ -339,8 +339,12 @@ async fn a_warning_is_shown_once() {
     let digest = Digest::of(MANIFEST.as_bytes()).to_string();
     let server = Server::start(|_| {
         move |_: &Asked| {
-            let headers =
-                [("Warning", r#"299 - "old""#), ("ratelimit-remaining", "7;w=60"), ("Docker-Content-Digest", &digest)];
+            let headers = [
+                ("Warning", r#"299 - "old""#),
+                ("ratelimit-limit", "100;w=60"),
+                ("ratelimit-remaining", "7;w=60"),
+                ("Docker-Content-Digest", &digest),
+            ];
             reply(200, &headers, MANIFEST)
         }
     })
@@ -351,8 +355,9 @@ async fn a_warning_is_shown_once() {
     for _ in 0..2 {
         registry.repository(&name).unwrap().resolve(&name).await.unwrap();
     }
-    assert_eq!(*warnings.0.lock().unwrap(), [format!("{}: old", server.authority)]);
-    assert_eq!(registry.rate_limit(&server.authority).unwrap().remaining, 7);
+    let host = &server.authority;
+    let expected = [format!("{host}: old"), format!("{host} allows 7 more of 100 requests in 60 s")];
+    assert_eq!(*warnings.0.lock().unwrap(), expected);
 }
 
 #[tokio::test]
