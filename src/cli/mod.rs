@@ -157,12 +157,12 @@ impl Context {
     }
 }
 
-/// `-v` shows what this program traces, `-vv` every request. An error that nobody else tells, as that of a server which
+/// `-v` shows what is found out and decided on the way, `-vv` every request and its answer, too. An error that nobody else tells, as that of a server which
 /// finds a damaged blob, is shown always.
 fn tracing_to_stderr(verbosity: u8) {
     let level = match verbosity {
         0 => "layerpull=error",
-        1 => "layerpull=info",
+        1 => "layerpull=debug",
         _ => "layerpull=trace",
     };
     let filter = tracing_subscriber::EnvFilter::new(level);

@@ -17,7 +17,7 @@ pub struct Common {
     /// Folder of the store [default: $XDG_DATA_HOME/layerpull]
     #[arg(long, value_name = "DIR", global = true, help_heading = "Common options")]
     pub store: Option<PathBuf>,
-    /// Say more on standard error; twice for every request
+    /// Say on standard error what is found out and decided (-v), and every request, too (-vv)
     #[arg(short, long, action = clap::ArgAction::Count, global = true, help_heading = "Common options")]
     pub verbose: u8,
 }
