@@ -39,7 +39,7 @@ pub(in crate::registry) async fn keep(
     let key = key_of(&file, registry);
     let (entry, kept) = match helper_name(&document, registry) {
         Some(name) => {
-            let (user, secret) = pair(credential);
+            let (user, secret) = credential.pair();
             let stored = Helpers::default().store(&name, key, user, secret).await;
             stored.map_err(|why| Error::Usage(format!("the credential helper {name:?} does not keep it: {why}")))?;
             // Docker leaves an empty entry as a sign that a helper has it.
@@ -111,13 +111,6 @@ fn helper_name(document: &Map<String, Value>, registry: &str) -> Option<String> 
     let own = helpers.and_then(|map| map.iter().find(|(key, _)| normalise(key) == registry).map(|(_, name)| name));
     let name = own.or_else(|| document.get("credsStore"))?.as_str()?;
     (!name.is_empty()).then(|| name.to_owned())
-}
-
-fn pair(credential: &Credential) -> (&str, &super::Secret) {
-    match credential {
-        Credential::Password { user, password } => (user, password),
-        Credential::IdentityToken(token) | Credential::RegistryToken(token) => ("<token>", token),
-    }
 }
 
 fn entry_of(credential: &Credential) -> Map<String, Value> {
