@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::output::{pad, percent, shorten, size, width};
+use super::output::{bar, pad, percent, shorten, size, width};
 use crate::oci::Digest;
 
 /// Narrower than this nothing can be read.
@@ -177,12 +177,11 @@ impl Drawing<'_> {
 
     /// How big the layer is beside the largest of all images.
     fn bar(&self, bytes: u64) -> String {
-        const EIGHTHS: [&str; 8] = ["", "▏", "▎", "▍", "▌", "▋", "▊", "▉"];
         let eighths = match self.largest {
             0 => 0,
             largest => (u128::from(bytes) * (BAR as u128 * 8)).div_ceil(u128::from(largest)) as usize,
         };
-        pad(&("█".repeat(eighths / 8) + EIGHTHS[eighths % 8]), BAR)
+        pad(&bar(eighths), BAR)
     }
 }
 

@@ -7,16 +7,16 @@
 //! - [`progress`]: what happens, shown.
 //! - [`output`], [`exit`]: results, errors and exit codes.
 
-pub mod args;
+mod args;
 mod commands;
-pub mod config;
+mod config;
 mod draw;
-pub mod exit;
+mod exit;
 mod image;
-pub mod output;
+mod output;
 mod patient;
-pub mod place;
-pub mod progress;
+mod place;
+mod progress;
 mod results;
 mod signals;
 mod template;
@@ -43,7 +43,7 @@ const MAX_WORKERS: usize = 4;
 
 /// How results are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub enum Format {
+pub(crate) enum Format {
     /// For people
     Text,
     /// For programs
@@ -51,7 +51,7 @@ pub enum Format {
 }
 
 /// What every command has.
-pub struct Context {
+pub(crate) struct Context {
     /// The settings in force.
     pub settings: Settings,
     /// Ends every wait.

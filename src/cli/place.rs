@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::Context;
-use super::config::{Insecure, Settings};
+use super::config::Settings;
 use super::image::ImageFlags;
 use super::patient::Patient;
 use crate::content::Source;
@@ -11,7 +11,7 @@ use crate::error::Result;
 use crate::event::Events;
 use crate::local::{Layout, WithLocal};
 use crate::oci::Reference;
-use crate::registry::{self, Credential, Registry, Verify};
+use crate::registry::{self, Registry, Verify};
 use crate::store::{Shared, Store};
 use crate::transfer::Transfer;
 
@@ -20,7 +20,12 @@ pub enum Place {
     /// At its registry, with patience.
     Registry(Registry, Transfer),
     /// In the store, from which nothing is collected meanwhile.
-    Store(Store, Shared),
+    Store {
+        /// The store.
+        store: Store,
+        /// Held as long as this is.
+        _shared: Shared,
+    },
 }
 
 impl Place {
@@ -32,8 +37,8 @@ impl Place {
         match flags.local {
             true => {
                 let store = store(context, events)?;
-                let shared = store.share().await?;
-                Ok(Place::Store(store, shared))
+                let _shared = store.share().await?;
+                Ok(Place::Store { store, _shared })
             }
             false => Ok(Place::Registry(registry(&context.settings, events.clone()), context.transfer(events))),
         }
@@ -48,7 +53,7 @@ impl Place {
             Place::Registry(registry, transfer) => {
                 Ok(Arc::new(Patient { inner: Arc::new(registry.repository(name)?), transfer: transfer.clone() }))
             }
-            Place::Store(store, _) => Ok(Arc::new(store.clone())),
+            Place::Store { store, .. } => Ok(Arc::new(store.clone())),
         }
     }
 
@@ -59,7 +64,7 @@ impl Place {
     pub async fn tags(&self, name: &Reference) -> Result<Vec<String>> {
         match self {
             Place::Registry(registry, transfer) => transfer.persist(&name.name(), || registry.tags(name)).await,
-            Place::Store(store, _) => tags_in(store, name).await,
+            Place::Store { store, .. } => tags_in(store, name).await,
         }
     }
 }
@@ -86,18 +91,13 @@ pub fn registry(settings: &Settings, events: Events) -> Registry {
 }
 
 fn options(settings: &Settings) -> registry::Options {
-    let creds = settings.creds.value.clone();
     registry::Options {
-        insecure: match settings.insecure.value.clone() {
-            Insecure::No => registry::Insecure::None,
-            Insecure::Every => registry::Insecure::All,
-            Insecure::Hosts(hosts) => registry::Insecure::Hosts(hosts),
-        },
+        insecure: settings.insecure.value.clone(),
         verify: if settings.tls_verify.value { Verify::Usual } else { Verify::Never },
         ca_files: settings.ca_file.value.clone().into_iter().collect(),
         cert_dir: settings.cert_dir.value.clone(),
         authfile: settings.authfile.value.clone(),
-        credential: creds.map(|creds| Credential::password(creds.user, creds.password)),
+        credential: settings.creds.value.clone(),
         stall: settings.stall_timeout.value,
         ..registry::Options::default()
     }

@@ -4,9 +4,10 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::values::{self, Credentials};
+use super::values;
 use crate::cli::progress::Mode;
 use crate::oci::Platform;
+use crate::registry::Credential;
 
 /// Flags of every command.
 #[derive(Debug, Clone, Default, clap::Args)]
@@ -44,7 +45,7 @@ pub struct RegistryFlags {
     pub authfile: Option<PathBuf>,
     /// Credentials; other users of this machine can see them: prefer `login`
     #[arg(long, value_name = "USER:PASSWORD", value_parser = values::credentials)]
-    pub creds: Option<Credentials>,
+    pub creds: Option<Credential>,
     /// How often in a row something may fail without progress [default: 5]
     #[arg(long, visible_alias = "retry-times", value_name = "N", value_parser = values::retries)]
     pub retries: Option<u32>,
