@@ -58,10 +58,10 @@ pub struct RegistryFlags {
 #[derive(Debug, Clone, Default, clap::Args)]
 #[command(next_help_heading = "Transfer options")]
 pub struct TransferFlags {
-    /// Blobs at once, at most [default: 32]
+    /// Blobs at once, at most; a host gets no more than 32 connections [default: 32]
     #[arg(short, long, value_name = "N", value_parser = values::count::<1024>)]
     pub jobs: Option<usize>,
-    /// Connections a blob, at most [default: 16]
+    /// Connections a blob, at most; a host gets no more than 32 [default: 16]
     #[arg(long, value_name = "N", value_parser = values::count::<256>)]
     pub streams: Option<usize>,
     /// OCI layout on this machine whose blobs need not travel (repeatable)
