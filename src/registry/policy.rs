@@ -2,15 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde::Deserialize;
 
 use super::environment::Environment;
+use crate::content::file::read_configuration;
 use crate::error::{Error, Result};
 use crate::oci::Reference;
-
-const MAX_POLICY_SIZE: u64 = 1024 * 1024;
 
 #[derive(Deserialize)]
 struct Policy {
@@ -42,24 +41,13 @@ fn read(environment: &Environment) -> Result<Option<(PathBuf, String)>, String> 
     let own = environment.home().map(|home| home.join(".config/containers/policy.json"));
     let system = environment.system().join("containers/policy.json");
     for file in own.into_iter().chain([system]) {
-        match read_bounded(&file) {
+        match read_configuration(&file) {
             Ok(text) => return Ok(Some((file, text))),
             Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {}
             Err(e) => return Err(format!("the trust policy {} cannot be read: {e}", file.display())),
         }
     }
     Ok(None)
-}
-
-/// Reads a configuration file of at most 1 MiB.
-pub(super) fn read_bounded(file: &Path) -> io::Result<String> {
-    use io::Read as _;
-    let mut text = String::new();
-    let got = std::fs::File::open(file)?.take(MAX_POLICY_SIZE + 1).read_to_string(&mut text)?;
-    match got as u64 > MAX_POLICY_SIZE {
-        true => Err(io::Error::new(io::ErrorKind::FileTooLarge, "larger than 1 MiB")),
-        false => Ok(text),
-    }
 }
 
 impl Policy {

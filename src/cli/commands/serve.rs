@@ -8,6 +8,7 @@ use crate::cli::config::{socket, values};
 use crate::cli::exit::{self, Told};
 use crate::cli::output::note;
 use crate::cli::place;
+use crate::content::file::read_configuration;
 use crate::error::{Error, Result};
 use crate::registry::Credential;
 use crate::serve::{Access, Server, Users};
@@ -59,6 +60,6 @@ fn access(args: &Args) -> Result<Access> {
 }
 
 fn users(file: &Path) -> Result<Access> {
-    let text = std::fs::read_to_string(file).map_err(Error::store("read the users from", file))?;
+    let text = read_configuration(file).map_err(Error::store("read the users from", file))?;
     Ok(Access::Users(Users::parse(&text)?))
 }

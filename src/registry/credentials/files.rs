@@ -8,9 +8,9 @@ use base64::Engine as _;
 use serde::Deserialize;
 
 use super::Credential;
+use crate::content::file::read_configuration;
 use crate::oci::reference::{DOCKER_HUB, is_docker_hub};
 use crate::registry::environment::Environment;
-use crate::registry::policy::read_bounded;
 
 /// The form of a file, which decides its keys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,7 +37,7 @@ impl AuthFile {
 
     /// What it says, or nothing when it is not there.
     pub(super) fn read(&self) -> Result<Option<AuthConfig>, String> {
-        let text = match read_bounded(&self.path) {
+        let text = match read_configuration(&self.path) {
             Ok(text) => text,
             Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => return Ok(None),
             Err(e) => return Err(e.to_string()),

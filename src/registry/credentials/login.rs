@@ -10,10 +10,10 @@ use serde_json::{Map, Value};
 use super::files::{self, AuthFile, Form, normalise};
 use super::helper::Helpers;
 use super::{Credential, HUB_KEY};
+use crate::content::file::read_configuration;
 use crate::error::{Error, Result};
 use crate::oci::reference::DOCKER_HUB;
 use crate::registry::environment::Environment;
-use crate::registry::policy::read_bounded;
 
 /// Where a credential was put, or taken from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -126,7 +126,7 @@ fn entry_of(credential: &Credential) -> Map<String, Value> {
 }
 
 fn read(file: &AuthFile) -> Result<Map<String, Value>> {
-    match read_bounded(&file.path) {
+    match read_configuration(&file.path) {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(Map::new()),
         Err(e) => Err(Error::store("read", &file.path)(e)),
         Ok(text) if text.trim().is_empty() => Ok(Map::new()),
