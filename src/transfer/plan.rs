@@ -245,7 +245,8 @@ impl Walk {
 fn choose(job: &Job, index: &Index, wanted: &[Platform]) -> Result<Vec<Descriptor>> {
     let mut chosen: Vec<Descriptor> = Vec::new();
     for platform in wanted {
-        let child = index.best(platform).ok_or_else(|| no_platform(job, index, platform))?;
+        let absent = || Error::no_platform(job.source.place(), &job.name, platform, index);
+        let child = index.best(platform).ok_or_else(absent)?;
         if !chosen.iter().any(|c| c.digest == child.digest) {
             chosen.push(child.clone());
         }
@@ -278,22 +279,6 @@ fn children_first(root: &Digest, children: &HashMap<Digest, Vec<Digest>>) -> Has
 /// Children that can be followed; what an index lists besides (unknown types) stays with its owner.
 fn known_children(index: &Index) -> Vec<Descriptor> {
     index.manifests.iter().filter(|child| child.media_type.is_manifest()).cloned().collect()
-}
-
-fn no_platform(job: &Job, index: &Index, wanted: &Platform) -> Error {
-    const SHOWN: usize = 20;
-    let mut offered: Vec<String> =
-        index.manifests.iter().filter_map(|c| c.platform.as_ref()).map(|p| p.to_string()).collect();
-    offered.retain(|platform| platform != "unknown/unknown");
-    offered.dedup();
-    let more = offered.len().saturating_sub(SHOWN);
-    offered.truncate(SHOWN);
-    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-    Error::NotFound {
-        what: format!("platform {wanted} of {}", job.name),
-        place: job.source.place(),
-        why: format!("it has {}{more}; choose with --platform", offered.join(", ")),
-    }
 }
 
 pub(super) fn invalid(job: &Job, why: String) -> Error {
