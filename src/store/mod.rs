@@ -77,7 +77,6 @@ struct Disk {
     verified: Verified,
     boot: u64,
     created: AtomicBool,
-    sync_nanos: AtomicU64,
     folders: [FolderSync; 3],
 }
 
@@ -109,7 +108,6 @@ impl Store {
             paths,
             boot: journal::boot(),
             created: AtomicBool::new(false),
-            sync_nanos: AtomicU64::new(0),
             folders: Default::default(),
         };
         Ok(Store { disk: Arc::new(disk), events: Arc::new(Silent), cancel: CancellationToken::new() })
@@ -123,11 +121,6 @@ impl Store {
     /// Where it is.
     pub fn root(&self) -> &Path {
         &self.disk.paths.root
-    }
-
-    /// How long the last syncs of committed blobs took, summed over blobs.
-    pub fn sync_time(&self) -> Duration {
-        Duration::from_nanos(self.disk.sync_nanos.load(Ordering::Relaxed))
     }
 
     /// Keeps others from collecting while something is read. Makes no store that is not there.
@@ -252,10 +245,6 @@ impl Disk {
         }
         *synced = covered;
         Ok(())
-    }
-
-    fn count_sync(&self, time: Duration) {
-        self.sync_nanos.fetch_add(time.as_nanos() as u64, Ordering::Relaxed);
     }
 }
 

@@ -290,12 +290,10 @@ impl Inner {
             let (what, place) = (self.blob.digest.to_string(), self.path.display().to_string());
             return Err(Error::Verification { what, place, why });
         }
-        let began = Instant::now();
         self.seal().map_err(self.store("sync"))?;
         let target = self.disk.paths.blob(&self.blob.digest);
         fs::rename(&self.path, &target).map_err(Error::store("put the blob in place at", &target))?;
         self.disk.sync_blobs(self.blob.digest.algorithm())?;
-        self.disk.count_sync(began.elapsed());
         let journal = self.disk.paths.partial(&self.blob.digest, "journal");
         remove(&journal).map_err(Error::store("remove", &journal))?;
         let meta = self.data.metadata().map_err(Error::store("examine", &target))?;

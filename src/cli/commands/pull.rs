@@ -137,7 +137,7 @@ fn conclude(args: &Args, context: &Context, pulled: &[Pulled], report: &Report) 
     print(&match (args.quiet, args.format) {
         (true, _) => results::quiet(pulled),
         (false, Format::Text) => results::text(pulled),
-        (false, Format::Json) => results::json(pulled)?,
+        (false, Format::Json) => results::json(pulled, report)?,
     })?;
     match exit::of_several(failures, pulled.len()) {
         0 => Ok(()),

@@ -15,6 +15,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crate::event::{Event, Observer};
+pub(crate) use json::causes;
 pub use tally::{Check, Flight, Snapshot, Stage, Tally};
 
 /// Events that wait to be shown, at most; when a terminal stands still, further ones are counted and left out.
