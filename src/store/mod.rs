@@ -7,7 +7,7 @@
 //! - `layout`: the files, and how they get to the disk.
 //! - `partial`, `stretches`, `journal`: a blob on its way in.
 //! - `verified`: which blobs need no second hashing.
-//! - `index`: the names.
+//! - `index`, `entered`: the names.
 //! - `graph`: what a name needs.
 //! - `source`, `sink`: the store as a place.
 //! - `images`, `layers`: what is here, for people.
@@ -15,6 +15,7 @@
 
 mod check;
 mod collect;
+mod entered;
 mod graph;
 mod images;
 mod index;
@@ -45,6 +46,7 @@ use crate::event::{Events, Silent};
 use crate::oci::{Algorithm, Descriptor, Reference};
 
 pub use collect::{Collect, Collected, Effect, Spare};
+pub use entered::Entered;
 pub use images::StoredImage;
 pub use index::{IMAGE_NAME, MEDIA_TYPE, PLATFORMS, REF_NAME};
 pub use layers::{Layer, Stack};
