@@ -43,17 +43,21 @@ pub struct Args {
 pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     let registry = registry(&context.settings, context.notices());
     let host = args.host.clone();
+    let creds = context.settings.creds.value.clone().filter(|_| args.username.is_none());
+    let given = creds.map(|creds| (creds.user, Secret::from(creds.password)));
     let terminal = termios::tcgetattr(std::io::stdin()).ok();
     // A prompt waits for a person: not on a worker.
     let (user, password) = tokio::select! {
-        asked = tokio::task::spawn_blocking(|| ask(args)) => asked??,
+        asked = tokio::task::spawn_blocking(|| given.map_or_else(|| ask(args), Ok)) => asked??,
         () = context.cancel.cancelled() => {
             // The prompt had switched the echo off, and nobody else will switch it on again.
             let _ = terminal.map(|modes| termios::tcsetattr(std::io::stdin(), OptionalActions::Now, &modes));
             return Err(Error::Interrupted.into());
         }
     };
-    let login = registry.login(&host, Credential::password(user, password));
+    let credential = Credential::password(user, password);
+    let patience = context.transfer(context.notices());
+    let login = patience.persist(&host, || registry.login(&host, credential.clone()));
     let kept = context.until_cancelled(async { Ok(login.await?) }).await?;
     note(&format!("credentials kept {}", place_of(&kept)));
     Ok(print("Login Succeeded\n")?)
