@@ -4,6 +4,7 @@
 //! to a [`Sink`]. A blob travels as ranges: each range is read from an [`Origin`] and written into an [`Ingest`].
 
 pub mod file;
+mod verified;
 
 use std::fmt;
 use std::ops::Range;
@@ -12,6 +13,8 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::BoxStream;
+
+pub use verified::verified;
 
 use crate::error::Result;
 use crate::oci::{Descriptor, Digest, Platform, RawManifest, Reference};
@@ -38,6 +41,20 @@ pub trait Source: Send + Sync {
 
     /// The manifests that name `subject` as theirs (signatures, SBOMs). Empty where there are none.
     async fn referrers(&self, subject: &Digest) -> Result<Vec<Descriptor>>;
+
+    /// The repository, if this is one.
+    fn repository(&self) -> Option<Address> {
+        None
+    }
+}
+
+/// A repository of a registry. Blobs can be mounted from one into another of the same registry.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Address {
+    /// The registry, as references name it.
+    pub registry: String,
+    /// The repository at it.
+    pub repository: String,
 }
 
 /// What kind of place bytes came from: how much they are trusted before the digest of the whole blob agrees.
@@ -74,10 +91,19 @@ pub struct Body {
     pub start: u64,
     /// Offset behind the last byte that will come, if the server said so.
     pub end: Option<u64>,
-    /// Whether the server honours ranges: `Some(false)` when it answered with everything though a part was asked for.
-    pub ranges: Option<bool>,
+    /// Whether it holds what was asked for.
+    pub extent: Extent,
     /// The bytes, in pieces of bounded size.
     pub bytes: BoxStream<'static, Result<Bytes>>,
+}
+
+/// What a body holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Extent {
+    /// What was asked for, or the beginning of it.
+    Range,
+    /// All of the blob, though a range of it was asked for: the server does not honour ranges.
+    Everything,
 }
 
 /// What a sink has of a blob.
@@ -108,7 +134,19 @@ pub trait Sink: Send + Sync {
     /// What `name` points to here now.
     async fn tagged(&self, name: &Reference) -> Result<Option<Root>>;
 
-    /// Begins to take a blob. `mounts` are repositories at the same place that may have it already.
+    /// The repository, if this is one. What a tag of it points to is then there with everything below it: registries take
+    /// no manifest without its children.
+    fn repository(&self) -> Option<Address> {
+        None
+    }
+
+    /// Repositories of the same registry that are known to have a blob, from former runs. Asks nobody.
+    fn mounts(&self, _blob: &Digest) -> Vec<String> {
+        Vec::new()
+    }
+
+    /// Begins to take a blob. `mounts` are repositories of the same registry that may have it; what none of them can give
+    /// is looked for once more before an upload begins.
     async fn begin(&self, blob: &Descriptor, mounts: &[String]) -> Result<Begun>;
 
     /// Takes a manifest whose children are all there.
@@ -138,8 +176,10 @@ pub enum Begun {
     },
     /// Another process is writing it: try again a little later, and then it is probably there.
     Busy,
-    /// Write it.
+    /// Write it, at any offset.
     Ingest(Box<dyn Ingest>),
+    /// Write it, in order.
+    Upload(Box<dyn Upload>),
 }
 
 /// A run of bytes that an [`Ingest`] holds already.
@@ -151,21 +191,10 @@ pub struct Stretch {
     pub provenance: Provenance,
 }
 
-/// In which order an [`Ingest`] takes bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Access {
-    /// At any offset, and it can be read back.
-    Random,
-    /// From the first missing byte to the end, without gaps; nothing can be read back.
-    Sequential,
-}
-
-/// One blob on its way into a sink. Dropping it keeps what is needed to go on in another process.
+/// One blob on its way into a sink that takes bytes at any offset. Dropping it keeps what is needed to go on in another
+/// process.
 #[async_trait]
 pub trait Ingest: Send + Sync {
-    /// In which order it takes bytes.
-    fn access(&self) -> Access;
-
     /// What it holds already, sorted and without overlap: a hint until the digest of the whole blob agrees.
     fn stretches(&self) -> Vec<Stretch>;
 
@@ -186,4 +215,44 @@ pub trait Ingest: Send + Sync {
 
     /// Makes the blob visible under its digest. The caller has verified every byte, and calls nothing after this.
     async fn commit(&self) -> Result<()>;
+}
+
+/// One blob on its way into a sink that takes bytes in order only, and hashes them on their way.
+///
+/// Dropping it keeps what [`save`](Upload::save) remembered. Every method makes one attempt. After a failure of `write` or
+/// `commit`, nothing but [`resume`](Upload::resume) may be called.
+#[async_trait]
+pub trait Upload: Send + Sync {
+    /// Offset of the next byte that it takes. Not 0 at first when it goes on with what a former process sent.
+    fn offset(&self) -> u64;
+
+    /// Takes the bytes at [`offset`](Upload::offset). Waits while the place is slower than the caller: what it holds in
+    /// memory is bounded.
+    ///
+    /// # Errors
+    /// Transient ones when the place must be asked where it stands.
+    async fn write(&self, bytes: Bytes) -> Result<()>;
+
+    /// Asks the place where it stands and goes on from there, or begins anew; [`offset`](Upload::offset) may be smaller
+    /// afterwards, where what is lost cannot be sent again out of memory.
+    async fn resume(&self) -> Result<Standing>;
+
+    /// Ends the request on its way so that nothing that was sent is lost, if the place can do that, and remembers what
+    /// another process needs to go on.
+    async fn save(&self) -> Result<()>;
+
+    /// Ends the blob, of which every byte was written. Nothing becomes visible unless the digest of what was written agrees.
+    ///
+    /// # Errors
+    /// `Verification` when it does not agree: then the upload begins anew at 0, and asks for a resume like any other.
+    async fn commit(&self) -> Result<()>;
+}
+
+/// Where an upload stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// The place has the whole blob: the answer to its end was lost.
+    Held,
+    /// It wants the bytes at [`Upload::offset`].
+    Open,
 }

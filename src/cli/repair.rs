@@ -39,7 +39,7 @@ pub async fn repair(
     for broken in broken.iter().filter(|broken| broken.images.is_empty() || asked.brings(broken)) {
         store.remove_broken(broken).await?;
     }
-    let failed = asked.fetch(&transfer, store).await?;
+    let failed = asked.fetch(&transfer).await?;
     drop(shared);
     let left: BTreeSet<Digest> = store.verify().await?.into_iter().map(|broken| broken.digest).collect();
     let fate = |broken: &Broken| match (left.contains(&broken.digest), broken.images.is_empty()) {
@@ -65,6 +65,7 @@ impl Asked {
         events: Events,
         transfer: &Transfer,
     ) -> Result<Asked> {
+        let sink: Arc<dyn Sink> = Arc::new(store.clone());
         let (mut asked, registry) = (Asked::default(), registry(&context.settings, events));
         for image in store.images().await? {
             let label = label(&image);
@@ -98,7 +99,7 @@ impl Asked {
             };
             // What is here is fetched again, though the tag may point elsewhere by now.
             let pinned = name.at(image.root.digest.clone());
-            asked.jobs.push((label, Job { name: pinned, target: name, source, platforms }));
+            asked.jobs.push((label, Job { name: pinned, target: name, source, sink: Arc::clone(&sink), platforms }));
         }
         Ok(asked)
     }
@@ -109,11 +110,10 @@ impl Asked {
     }
 
     /// Fetches the images; returns why some of them did not come.
-    async fn fetch(&self, transfer: &Transfer, store: &Store) -> Result<BTreeMap<String, String>> {
-        let sink: Arc<dyn Sink> = Arc::new(store.clone());
+    async fn fetch(&self, transfer: &Transfer) -> Result<BTreeMap<String, String>> {
         let jobs = self.jobs.iter().map(|(_, job)| job.clone()).collect();
-        let plan = transfer.plan(jobs, &sink).await?;
-        let report = transfer.run(plan, sink).await?;
+        let plan = transfer.plan(jobs).await?;
+        let report = transfer.run(plan).await?;
         let failed = report.images.into_iter().filter_map(|image| Some((image.name, image.result.err()?)));
         let failed: Vec<_> = failed.collect();
         let why = |job: &Job| failed.iter().find(|(name, _)| *name == job.target || *name == job.name);

@@ -1,73 +1,34 @@
 //! From a request to its answer.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use futures::future::BoxFuture;
 use http::header::{self, HeaderName, HeaderValue};
 use http::{Method, Response, StatusCode};
 use hyper::body::Incoming;
 use serde_json::json;
 
 use super::Access;
-use super::body::{self, Body, full};
+use super::body::{Body, full, pieces};
 use super::failure::Failure;
 use super::graph::Graphs;
 use super::names::{Names, Repository, page};
 use super::range::{Wanted, wanted};
 use super::routes::{self, Endpoint, Page, Request, Selector};
-use crate::content::Source;
+use crate::content::{Source, verified};
 use crate::error::Result;
-use crate::oci::{Descriptor, Digest, MediaType, Reference};
-use crate::store::Store;
+use crate::oci::{Descriptor, Digest, MediaType};
+use crate::store::{Shared, Store};
 
 const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
 const FILTERS_APPLIED: HeaderName = HeaderName::from_static("oci-filters-applied");
 const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api-version");
 
-/// The names that the content has now, each with its root.
-pub type Listing = Arc<dyn Fn() -> BoxFuture<'static, Result<Vec<(Reference, Descriptor)>>> + Send + Sync>;
-
-/// Kept while an answer is made: what it reads is not taken away meanwhile.
-pub type Guard = Box<dyn Send>;
-
-/// Takes a [`Guard`], or waits for it.
-pub type Guarding = Arc<dyn Fn() -> BoxFuture<'static, Result<Guard>> + Send + Sync>;
-
-/// How long a request waits for its guard, before the client is told to come again.
-const GUARD_PATIENCE: Duration = Duration::from_secs(20);
-
-/// What is served.
-#[derive(Clone)]
-pub struct Content {
-    /// Where manifests and blobs are read.
-    pub source: Arc<dyn Source>,
-    /// Asked at every request, so that what was pulled a moment ago is served.
-    pub listing: Listing,
-    /// Taken at every request until its answer begins. Nothing, where nothing is ever taken away.
-    pub guarding: Option<Guarding>,
-}
-
-impl Content {
-    /// All images of `store` that have a name. A `gc` waits for the answers that are being made, and they for it; not
-    /// for bodies on their way, whose files are open: a slow client keeps nobody waiting.
-    pub fn of(store: &Store) -> Content {
-        let (listed, guarded) = (store.clone(), store.clone());
-        let guarding: Guarding = Arc::new(move || {
-            let store = guarded.clone();
-            Box::pin(async move { Ok(Box::new(store.share().await?) as Guard) })
-        });
-        let listing: Listing = Arc::new(move || {
-            let store = listed.clone();
-            Box::pin(async move { store.names().await })
-        });
-        Content { source: Arc::new(store.clone()), listing, guarding: Some(guarding) }
-    }
-}
+/// How long a request waits for a `gc`, before the client is told to come again.
+const GC_PATIENCE: Duration = Duration::from_secs(20);
 
 /// Answers requests.
 pub(super) struct Answers {
-    pub(super) content: Content,
+    pub(super) store: Store,
     pub(super) access: Access,
     pub(super) graphs: Graphs,
 }
@@ -97,7 +58,7 @@ impl Answers {
         if endpoint == Endpoint::Ping {
             return Ok(json_answer(json!({}), "application/json"));
         }
-        let _guard = self.guard().await?;
+        let _shared = self.share().await?;
         let names = self.names().await?;
         let find = |name: &str| names.find(name, namespace.as_deref());
         match endpoint {
@@ -113,16 +74,18 @@ impl Answers {
         }
     }
 
-    async fn guard(&self) -> Result<Option<Guard>, Failure> {
-        let Some(guarding) = &self.content.guarding else { return Ok(None) };
-        match tokio::time::timeout(GUARD_PATIENCE, guarding()).await {
-            Ok(guard) => guard.map(Some).map_err(|error| Failure::from_store(error, Failure::store())),
+    /// Held until the answer begins, so that what it reads is not collected meanwhile. Bodies on their way need none,
+    /// because their files are open: a slow client keeps no `gc` waiting.
+    async fn share(&self) -> Result<Shared, Failure> {
+        match tokio::time::timeout(GC_PATIENCE, self.store.share()).await {
+            Ok(shared) => shared.map_err(|error| Failure::from_store(error, Failure::store())),
             Err(_) => Err(Failure::busy()),
         }
     }
 
+    /// Asked at every request, so that what was pulled a moment ago is served.
     async fn names(&self) -> Result<Names, Failure> {
-        let listed = (self.content.listing)().await;
+        let listed = self.store.names().await;
         listed.map(Names::of).map_err(|error| Failure::from_store(error, Failure::store()))
     }
 
@@ -144,7 +107,7 @@ impl Answers {
         if is_held(request, &descriptor.digest) {
             return Ok(not_modified(&descriptor.digest));
         }
-        let read = self.content.source.manifest(&descriptor).await;
+        let read = self.store.manifest(&descriptor).await;
         let manifest = read.map_err(|error| Failure::from_store(error, unknown()))?;
         let length = manifest.bytes.len() as u64;
         let mut response = Response::new(full(manifest.bytes));
@@ -154,7 +117,7 @@ impl Answers {
 
     /// The descriptor of what `digest` names below the repository's images.
     async fn below(&self, repository: &Repository, digest: &Digest) -> Result<Option<Descriptor>, Failure> {
-        let found = self.graphs.find(&*self.content.source, &repository.roots, digest).await;
+        let found = self.graphs.find(&self.store, &repository.roots, digest).await;
         found.map_err(|error| Failure::from_store(error, Failure::store()))
     }
 
@@ -191,15 +154,16 @@ impl Answers {
 
     async fn bytes(&self, blob: &Descriptor, range: std::ops::Range<u64>) -> Result<Body, Failure> {
         let unknown = || Failure::blob_unknown(&blob.digest);
-        let origin = self.content.source.origins(blob).into_iter().next().ok_or_else(unknown)?;
+        let origin = self.store.origins(blob).into_iter().next().ok_or_else(unknown)?;
         if range.is_empty() {
             return Ok(full(""));
         }
         let opened = origin.open(range.clone()).await.map_err(|error| Failure::from_store(error, unknown()))?;
         match opened.start == range.start {
             false => Err(Failure::store()),
-            true if range == (0..blob.size) => Ok(body::verified(opened, blob.clone(), self.content.source.place())),
-            true => Ok(body::part(opened)),
+            true if range == (0..blob.size) => Ok(pieces(verified(opened.bytes, blob.clone(), self.store.place()))),
+            // The digest of the whole says nothing about a part.
+            true => Ok(pieces(opened.bytes)),
         }
     }
 
@@ -210,7 +174,7 @@ impl Answers {
         artifact_type: Option<&str>,
         wanted: &Page,
     ) -> Result<Response<Body>, Failure> {
-        let found = self.content.source.referrers(subject).await;
+        let found = self.store.referrers(subject).await;
         let mut found = found.map_err(|error| Failure::from_store(error, Failure::store()))?;
         found.retain(|d| artifact_type.is_none_or(|wanted| d.artifact_type.as_deref() == Some(wanted)));
         let by_digest: std::collections::BTreeMap<_, _> =

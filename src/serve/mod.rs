@@ -7,15 +7,15 @@
 //! - `routes`, `range`: requests, read without I/O.
 //! - `names`, `graph`: which of the store's content a path means.
 //! - `answer`, `body`, `failure`: answers; blobs are hashed on their way out.
-//! - `access`: who may read.
+//! - `access`: who may read; `deadline`: how long a client may take nothing.
 
 mod access;
 mod answer;
 mod body;
+mod deadline;
 mod failure;
 mod graph;
 mod names;
-mod patient;
 mod range;
 mod routes;
 
@@ -33,12 +33,12 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub use access::{Access, Users};
-pub use answer::{Content, Listing};
 
 use crate::error::{Error, Fault, Result};
+use crate::store::Store;
 use answer::Answers;
+use deadline::Patient;
 use graph::Graphs;
-use patient::Patient;
 
 /// Connections at once; further ones wait to be accepted.
 const MAX_CONNECTIONS: usize = 512;
@@ -60,16 +60,16 @@ pub struct Server {
 }
 
 impl Server {
-    /// Listens on `address`; port 0 takes a free one.
+    /// Listens on `address`, port 0 taking a free one, to serve all images of `store` that have a name.
     ///
     /// # Errors
     /// `Usage` when the address is not loopback and `access` says nothing about it, or when nobody can listen on it.
-    pub async fn bind(address: SocketAddr, access: Access, content: Content) -> Result<Server> {
+    pub async fn bind(address: SocketAddr, access: Access, store: Store) -> Result<Server> {
         access.check(address)?;
         let bound = TcpListener::bind(address).await;
         let listener =
             bound.map_err(|e| Error::Usage(format!("cannot listen on {address}: {e}; choose another address")))?;
-        Ok(Server { listener, answers: Arc::new(Answers { content, access, graphs: Graphs::default() }) })
+        Ok(Server { listener, answers: Arc::new(Answers { store, access, graphs: Graphs::default() }) })
     }
 
     /// Where it listens.

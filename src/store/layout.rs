@@ -1,32 +1,22 @@
 //! The files of a store and how they get to the disk (OCI image-spec, `image-layout.md`).
 
 use std::fs::{self, File};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use serde::Deserialize;
-
-use crate::content::file::{Folder, blob_path};
+use crate::content::file::{Folder, blob_path, layout_version};
 use crate::error::{Error, Result};
-use crate::oci::{Algorithm, Digest};
+use crate::oci::{Algorithm, Descriptor, Digest};
 
 /// The folder inside the layout that is ours alone; other tools must not mind it ("Extra files").
 pub(super) const OWN: &str = ".layerpull";
 const VERSION: &str = "1.0.0";
 const MARKER: &[u8] = br#"{"imageLayoutVersion":"1.0.0"}"#;
-const MAX_MARKER: u64 = 4096;
 
 /// Where everything of a store is. File names come from digests and constants alone.
 #[derive(Debug, Clone)]
 pub(super) struct Paths {
     pub root: PathBuf,
-}
-
-#[derive(Deserialize)]
-struct Marker {
-    #[serde(rename = "imageLayoutVersion")]
-    version: String,
 }
 
 impl Paths {
@@ -50,9 +40,16 @@ impl Paths {
         self.root.join(OWN).join("partial")
     }
 
-    /// A file that belongs to the partial blob of `digest`: its `data`, `journal` or `lock`.
-    pub fn partial(&self, digest: &Digest, kind: &str) -> PathBuf {
-        self.partials().join(format!("{}-{}.{kind}", digest.algorithm().as_str(), digest.hex()))
+    /// The `data` or the `journal` of a partial blob. The size is a part of the name: a manifest that states another one
+    /// must not spoil what a true one began.
+    pub fn partial(&self, blob: &Descriptor, kind: &str) -> PathBuf {
+        let (algorithm, hex) = (blob.digest.algorithm().as_str(), blob.digest.hex());
+        self.partials().join(format!("{algorithm}-{hex}-{}.{kind}", blob.size))
+    }
+
+    /// The lock of all that is done to the blob of `digest`.
+    pub fn partial_lock(&self, digest: &Digest) -> PathBuf {
+        self.partials().join(format!("{}-{}.lock", digest.algorithm().as_str(), digest.hex()))
     }
 
     pub fn lock(&self, name: &str) -> PathBuf {
@@ -78,37 +75,29 @@ impl Paths {
 
     /// Refuses what is no layout of a version that we know. A folder that is not there, or empty, will become one.
     pub fn check(&self) -> Result<()> {
-        if let Some(marker) = self.read_marker()? {
-            return self.check_version(&marker);
-        }
-        if self.is_vacant()? {
+        if self.is_layout()? || self.is_vacant()? {
             return Ok(());
         }
         // What is there may have been put there, behind the marker, by another process that is just making this store.
-        match self.read_marker()? {
-            Some(marker) => self.check_version(&marker),
-            None => Err(self.foreign("the folder holds other things and no oci-layout; name an empty or new one")),
-        }
-    }
-
-    fn read_marker(&self) -> Result<Option<Vec<u8>>> {
-        match read_bounded(&self.marker(), MAX_MARKER) {
-            Ok(text) => Ok(Some(text)),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(e) => Err(Error::store("read", self.marker())(e)),
-        }
-    }
-
-    fn check_version(&self, marker: &[u8]) -> Result<()> {
-        let marker: Marker = serde_json::from_slice(marker).map_err(|e| {
-            self.foreign(&format!("its file oci-layout is damaged ({e}); it should read {}", text(MARKER)))
-        })?;
-        match marker.version == VERSION {
+        match self.is_layout()? {
             true => Ok(()),
-            false => Err(self.foreign(&format!(
-                "it is an image layout of version {:?}, and only {VERSION} is known; name another folder",
-                marker.version
+            false => Err(self.foreign("the folder holds other things and no oci-layout; name an empty or new one")),
+        }
+    }
+
+    /// Whether the marker is there; one of another version is refused.
+    fn is_layout(&self) -> Result<bool> {
+        match layout_version(&self.root) {
+            Ok(version) if version == VERSION => Ok(true),
+            Ok(version) => Err(self.foreign(&format!(
+                "it is an image layout of version {version:?}, and only {VERSION} is known; name another folder"
             ))),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(e) if e.kind() == io::ErrorKind::InvalidData => Err(self.foreign(&format!(
+                "its file oci-layout is damaged ({e}); it should read {}",
+                String::from_utf8_lossy(MARKER)
+            ))),
+            Err(e) => Err(Error::store("read", self.marker())(e)),
         }
     }
 
@@ -157,11 +146,18 @@ impl Paths {
         let folder = self.blobs().join(algorithm.as_str());
         if !folder.is_dir() {
             fs::create_dir_all(&folder).map_err(Error::store("create", &folder))?;
-            for above in [self.blobs(), self.root.clone()] {
-                sync_folder(&above).map_err(Error::store("sync", &above))?;
-            }
+            self.sync_above_blobs()?;
         }
         Ok(folder)
+    }
+
+    /// Makes the names of the folders durable that blobs are in.
+    pub fn sync_above_blobs(&self) -> Result<()> {
+        [self.blobs(), self.root.clone()].iter().try_for_each(|above| match sync_folder(above) {
+            // Without a blob there is nothing to make durable.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+            synced => synced.map_err(Error::store("sync", above)),
+        })
     }
 
     /// Puts `bytes` at `target` so that a reader, and the disk after a crash, has the old or the new file and nothing else.
@@ -180,33 +176,38 @@ impl Paths {
     }
 }
 
-fn text(bytes: &[u8]) -> std::borrow::Cow<'_, str> {
-    String::from_utf8_lossy(bytes)
-}
-
 /// Makes the names in a folder durable.
 pub(super) fn sync_folder(folder: &Path) -> io::Result<()> {
     File::open(folder)?.sync_all()
 }
 
-/// The bytes of a file of at most `limit` bytes. Never waits for the other end of a pipe.
-pub(super) fn read_bounded(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
-    let flags = rustix::fs::OFlags::NONBLOCK.bits() as i32;
-    let file = File::options().read(true).custom_flags(flags).open(path)?;
-    match file.metadata()?.is_file() {
-        true => read_all(file, limit),
-        false => Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file")),
+/// Asks for the space now, so that a full disk is noticed before bytes travel, and the file lies in one piece.
+pub(super) fn reserve(file: &File, size: u64) -> io::Result<()> {
+    use rustix::io::Errno;
+    match rustix::fs::fallocate(file, rustix::fs::FallocateFlags::empty(), 0, size) {
+        Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(()),
+        Err(e) => Err(e.into()),
     }
 }
 
-/// The bytes of an open file of at most `limit` bytes.
-pub(super) fn read_all(file: File, limit: u64) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    file.take(limit + 1).read_to_end(&mut bytes)?;
-    match bytes.len() as u64 > limit {
-        true => Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("it has more than {limit} bytes"))),
-        false => Ok(bytes),
+/// Starts to write what is dirty, and does not wait for it.
+#[cfg(target_os = "linux")]
+pub(super) fn start_write_back(file: &File) -> io::Result<()> {
+    use std::os::fd::AsRawFd;
+    // SAFETY: the call takes numbers alone, and the descriptor is open as long as `file` lives.
+    match unsafe { libc::sync_file_range(file.as_raw_fd(), 0, 0, libc::SYNC_FILE_RANGE_WRITE) } {
+        0 => Ok(()),
+        _ => match io::Error::last_os_error() {
+            // File systems and sandboxes without it: the last sync does the work.
+            e if matches!(e.raw_os_error(), Some(libc::ENOSYS | libc::EPERM | libc::EINVAL | libc::ESPIPE)) => Ok(()),
+            e => Err(e),
+        },
     }
+}
+
+#[cfg(not(target_os = "linux"))]
+pub(super) fn start_write_back(_: &File) -> io::Result<()> {
+    Ok(())
 }
 
 /// Removes a file that may be gone already.
@@ -214,18 +215,5 @@ pub(super) fn remove(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
         _ => Ok(()),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_pipe_in_the_way_is_refused_and_not_waited_for() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("index.json");
-        rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, rustix::fs::Mode::RUSR, 0).unwrap();
-        assert_eq!(read_bounded(&path, 10).unwrap_err().kind(), io::ErrorKind::InvalidInput);
     }
 }

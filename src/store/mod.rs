@@ -4,14 +4,14 @@
 //! and `blobs/`. What only we need is in `.layerpull/`: partial blobs with their journals, locks, and records of what
 //! was verified.
 //!
-//! - `layout`: the files, and how they get to the disk.
+//! - `layout`: the files, and how they get to the disk; `lock`: who may use them.
 //! - `partial`, `stretches`, `journal`: a blob on its way in.
-//! - `verified`: which blobs need no second hashing.
+//! - `check`, `verified`: whether a blob in its place is good, and which need no second hashing.
 //! - `index`, `entered`: the names.
-//! - `graph`: what a name needs.
+//! - `graph`: what a name needs; `scan`: what lies here, named or not.
 //! - `source`, `sink`: the store as a place.
-//! - `images`, `layers`: what is here, for people.
-//! - `collect` removes what nobody needs, `verify` finds what is damaged, `read` hashes what it hands out.
+//! - `images`: what is here, for people.
+//! - `collect` removes what nobody needs, `verify` finds what is damaged.
 
 mod check;
 mod collect;
@@ -20,11 +20,9 @@ mod graph;
 mod images;
 mod index;
 mod journal;
-mod layers;
 mod layout;
 mod lock;
 mod partial;
-mod read;
 mod scan;
 mod sink;
 mod source;
@@ -49,7 +47,6 @@ pub use collect::{Collect, Collected, Effect, Spare};
 pub use entered::Entered;
 pub use images::StoredImage;
 pub use index::{IMAGE_NAME, MEDIA_TYPE, PLATFORMS, REF_NAME};
-pub use layers::{Layer, Stack};
 pub use verify::{Broken, Damage};
 
 use index::{IndexFile, Written};
@@ -195,7 +192,10 @@ impl Store {
     }
 
     /// Changes the index under its lock: read, changed, written, and again if a foreign tool was faster.
-    async fn change_index(&self, change: impl Fn(&mut IndexFile) + Send + 'static) -> Result<()> {
+    async fn change_index<T: Send + 'static>(
+        &self,
+        change: impl Fn(&mut IndexFile) -> T + Send + 'static,
+    ) -> Result<T> {
         self.disk.create()?;
         let wait = self.waiting("the index of the store", INDEX_PATIENCE);
         let lock = lock::lock(&self.disk.paths.lock("index"), Mode::Exclusive, wait).await?;
@@ -204,13 +204,12 @@ impl Store {
             let _lock = lock;
             for _ in 0..MAX_OUTRUN {
                 let mut index = IndexFile::read(&disk.paths)?;
-                change(&mut index);
+                let changed = change(&mut index);
                 if index.write(&disk.paths)? == Written::Done {
-                    return Ok(());
+                    return Ok(changed);
                 }
             }
-            let busy = io::Error::other("another program writes it all the time");
-            Err(Error::store("write", disk.paths.index())(busy))
+            Err(disk.outrun())
         })
         .await
     }
@@ -229,6 +228,11 @@ impl Disk {
 
     fn folder(&self) -> Result<Option<Folder>> {
         self.paths.folder()
+    }
+
+    fn outrun(&self) -> Error {
+        let busy = io::Error::other("another program writes it all the time");
+        Error::store("write", self.paths.index())(busy)
     }
 
     /// Makes the names of blobs durable that were put in place before.

@@ -7,8 +7,7 @@ use std::path::Path;
 use bytes::Bytes;
 
 use super::Disk;
-use super::layout::read_all;
-use crate::content::file::Folder;
+use crate::content::file::{Folder, read_all};
 use crate::error::{Error, Result};
 use crate::oci::manifest::MAX_MANIFEST_SIZE;
 use crate::oci::{Algorithm, Descriptor, Digest, Manifest, RawManifest};
@@ -86,9 +85,5 @@ pub(super) fn sniff(folder: &Folder, digest: &Digest) -> Option<RawManifest> {
         return None;
     }
     let bytes = Bytes::from([&first[..], &read_all(file, MAX_MANIFEST_SIZE).ok()?].concat());
-    if !digest.matches(&bytes) {
-        return None;
-    }
-    let raw = RawManifest::new(None, bytes).ok()?;
-    Some(RawManifest { digest: digest.clone(), ..raw })
+    RawManifest::verified(digest, None, bytes).ok()
 }

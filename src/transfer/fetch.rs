@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::active::Active;
 use super::segments::ClaimId;
 use super::verify::lock;
-use crate::content::{Body, Origin};
+use crate::content::{Body, Extent, Origin};
 use crate::error::{Error, Fault, Result};
 use crate::event::{Cause, Event, Events};
 
@@ -40,8 +40,10 @@ pub(super) struct Gauge {
     pub(super) since: Instant,
     /// When its answer came: how long a server thinks tells nothing about how fast it sends.
     answered: OnceLock<Instant>,
-    /// Bytes that it brought.
+    /// Bytes that it brought, and nobody had.
     pub(super) moved: AtomicU64,
+    /// Bytes that came, also in vain: a server that ignores ranges is not slow.
+    came: AtomicU64,
     /// Ends it: what it has not brought is for others to fetch.
     pub(super) cut: CancellationToken,
 }
@@ -53,6 +55,7 @@ impl Gauge {
             since: Instant::now(),
             answered: OnceLock::new(),
             moved: AtomicU64::new(0),
+            came: AtomicU64::new(0),
             cut: CancellationToken::new(),
         })
     }
@@ -64,7 +67,7 @@ impl Gauge {
 
     /// Bytes a second since its answer came.
     pub(super) fn rate(&self, now: Instant) -> f64 {
-        self.moved.load(Ordering::Relaxed) as f64 / self.flowing(now).as_secs_f64().max(0.001)
+        self.came.load(Ordering::Relaxed) as f64 / self.flowing(now).as_secs_f64().max(0.001)
     }
 }
 
@@ -78,15 +81,6 @@ pub(super) enum End {
     Cut,
     /// Something broke.
     Broken(Error),
-}
-
-/// What an answer holds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Extent {
-    /// What was asked for.
-    Range,
-    /// All of the blob, though a range was asked for.
-    Everything,
 }
 
 /// What a connection leaves behind.
@@ -133,12 +127,11 @@ impl Fetch {
     fn takes(&self, body: &Body) -> bool {
         let mut segments = lock(&self.blob.segments);
         segments.answered(self.claim);
-        body.ranges != Some(false) || segments.take_whole(self.claim)
+        body.extent == Extent::Range || segments.take_whole(self.claim)
     }
 
     async fn receive(&self, mut body: Body) -> Result<End> {
-        let extent = if body.ranges == Some(false) { Extent::Everything } else { Extent::Range };
-        let mut offset = body.start;
+        let (extent, mut offset) = (body.extent, body.start);
         let mut window = (Instant::now(), 0);
         while self.awaits_more(extent, offset) {
             let awaited = lock(&self.blob.segments).awaited(self.claim);
@@ -152,6 +145,7 @@ impl Fetch {
             let piece = piece?;
             window.1 += piece.len() as u64;
             let length = piece.len() as u64;
+            self.gauge.came.fetch_add(length, Ordering::Relaxed);
             self.take(extent, offset, piece).await?;
             offset += length;
             self.check_crawl(&mut window)?;
@@ -204,7 +198,6 @@ impl Fetch {
         self.events.on(&Event::Bytes {
             blob: self.blob.descriptor.digest.clone(),
             count,
-            host: Arc::clone(&self.blob.host_name(self.origin.host())),
             provenance: self.origin.provenance(),
         });
         Ok(())

@@ -102,27 +102,27 @@ async fn pull(
     };
     let mut jobs = Vec::new();
     for name in names {
-        match job(args, &name, &registry, context) {
+        match job(args, &name, &registry, &sink, context) {
             Ok(job) => jobs.push(job),
             // The trust policy refuses this one; the others are pulled.
             Err(error @ Error::Refused { .. }) => failed.push((name, error)),
             Err(error) => return Err(error),
         }
     }
-    let mut plan = transfer.plan(jobs, &sink).await?;
-    plan.failed.extend(failed);
+    let mut plan = transfer.plan(jobs).await?;
+    plan.failed.extend(failed.into_iter().map(|(name, error)| (name, Arc::new(error))));
     let sizes = results::sizes(&plan);
-    let report = transfer.run(plan, sink).await?;
+    let report = transfer.run(plan).await?;
     Ok((results::pulled(&report, &sizes), report))
 }
 
-fn job(args: &Args, name: &Reference, registry: &Registry, context: &Context) -> Result<Job> {
+fn job(args: &Args, name: &Reference, registry: &Registry, sink: &Arc<dyn Sink>, context: &Context) -> Result<Job> {
     let source = with_local(Arc::new(registry.repository(name)?), &context.settings)?;
     let platforms = match args.all_platforms {
         true => Platforms::All,
         false => Platforms::Only(context.settings.platform.value.clone()),
     };
-    Ok(Job { name: name.clone(), target: name.clone(), source, platforms })
+    Ok(Job { name: name.clone(), target: name.clone(), source, sink: Arc::clone(sink), platforms })
 }
 
 async fn all_tags(

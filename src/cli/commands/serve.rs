@@ -9,7 +9,7 @@ use crate::cli::exit::{self, Told};
 use crate::cli::output::note;
 use crate::cli::place;
 use crate::error::{Error, Result};
-use crate::serve::{Access, Content, Server, Users};
+use crate::serve::{Access, Server, Users};
 
 /// Where, and to whom.
 #[derive(Debug, clap::Args)]
@@ -35,7 +35,7 @@ pub struct Args {
 pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     let store = place::store(context, context.notices())?;
     let access = access(&args)?;
-    let server = Server::bind(context.settings.listen.value, access, Content::of(&store)).await?;
+    let server = Server::bind(context.settings.listen.value, access, store.clone()).await?;
     note(&format!("serving {} on http://{}", store.root().display(), server.address()?));
     server.run(context.cancel.clone()).await;
     match context.cancel.is_cancelled() {

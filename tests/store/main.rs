@@ -1,7 +1,9 @@
 //! The store as a place: what it keeps, what it notices, and that others read it as it is.
 
-#[path = "support/contract.rs"]
+mod collect;
+#[path = "../support/contract.rs"]
 mod contract;
+mod skopeo;
 
 use std::path::Path;
 use std::process::Command;
@@ -10,11 +12,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use contract::{Blob, Built, image, index, ingest, name, put, put_image, put_tagged};
-use futures::TryStreamExt;
 use layerpull::content::{Begun, Holding, Provenance, Root, Sink, Source};
 use layerpull::error::Error;
 use layerpull::event::{Event, Observer};
-use layerpull::oci::{Digest, MediaType, Platform, RawManifest};
+use layerpull::oci::manifest::MAX_DEPTH;
+use layerpull::oci::{Descriptor, Digest, MediaType, Platform, RawManifest};
 use layerpull::store::{Collect, Damage, Effect, PLATFORMS, Spare, Store};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
@@ -38,8 +40,8 @@ fn blob_file(dir: &TempDir, digest: &Digest) -> std::path::PathBuf {
     dir.path().join("blobs").join(digest.algorithm().as_str()).join(digest.hex())
 }
 
-fn partial_file(dir: &TempDir, digest: &Digest, kind: &str) -> std::path::PathBuf {
-    dir.path().join(".layerpull/partial").join(format!("sha256-{}.{kind}", digest.hex()))
+fn partial_file(dir: &TempDir, blob: &Descriptor, kind: &str) -> std::path::PathBuf {
+    dir.path().join(".layerpull/partial").join(format!("sha256-{}-{}.{kind}", blob.digest.hex(), blob.size))
 }
 
 fn rewrite(path: &Path, change: impl FnOnce(&mut Vec<u8>)) {
@@ -93,6 +95,30 @@ async fn a_dropped_blob_goes_on_where_it_stopped() {
 }
 
 #[tokio::test]
+async fn a_lie_about_the_size_spoils_no_partial_blob() {
+    let (_dir, store) = fresh();
+    let blob = Blob::new("application/octet-stream", vec![1; 1000]);
+    let first = ingest(&store, &blob.descriptor).await;
+    first.write_at(0, blob.bytes.slice(..600), Provenance::Registry).await.unwrap();
+    drop(first);
+    for size in [5, 5000] {
+        let lie = Descriptor { size, ..blob.descriptor.clone() };
+        assert_eq!(store.holds(&lie).await.unwrap(), Holding::Missing);
+        let lying = ingest(&store, &lie).await;
+        assert!(matches!(store.begin(&blob.descriptor, &[]).await.unwrap(), Begun::Busy));
+        lying.write_at(0, Bytes::from_static(b"wrong"), Provenance::Registry).await.unwrap();
+    }
+    assert_eq!(store.holds(&blob.descriptor).await.unwrap(), Holding::Partial(600));
+    let second = ingest(&store, &blob.descriptor).await;
+    assert!(second.spoiled().await.unwrap().is_empty());
+    second.write_at(600, blob.bytes.slice(600..), Provenance::Registry).await.unwrap();
+    second.commit().await.unwrap();
+    drop(second);
+    let collected = store.collect(all_now(Effect::Remove)).await.unwrap();
+    assert_eq!(collected.partials.len(), 1, "both lies are of one digest");
+}
+
+#[tokio::test]
 async fn spoiled_bytes_are_found_and_only_what_is_discarded_goes() {
     let (dir, store) = fresh();
     let blob = Blob::new("application/octet-stream", vec![1; 1000]);
@@ -101,7 +127,7 @@ async fn spoiled_bytes_are_found_and_only_what_is_discarded_goes() {
     partial.write_at(400, blob.bytes.slice(400..600), Provenance::Mirror).await.unwrap();
     partial.write_at(600, blob.bytes.slice(600..), Provenance::Registry).await.unwrap();
     assert!(partial.spoiled().await.unwrap().is_empty());
-    rewrite(&partial_file(&dir, &blob.descriptor.digest, "data"), |bytes| bytes[450] ^= 1);
+    rewrite(&partial_file(&dir, &blob.descriptor, "data"), |bytes| bytes[450] ^= 1);
     assert_eq!(partial.spoiled().await.unwrap(), vec![400..600; 1]);
     // What is left of a spoiled stretch cannot be told apart from the rest of it, and goes, too.
     partial.discard(&[100..200, 590..610]).await.unwrap();
@@ -141,27 +167,6 @@ async fn a_descriptor_that_lies_about_the_size_costs_no_good_blob() {
     lie.size = 5;
     assert!(matches!(store.holds(&lie).await, Err(Error::Invalid { .. })));
     assert!(blob_file(&dir, &lie.digest).exists());
-}
-
-#[tokio::test]
-async fn what_is_read_out_is_hashed_and_never_ends_well_when_damaged() {
-    let (dir, store) = fresh();
-    let blob = Blob::new("application/octet-stream", (0..2_000_000u32).map(|i| i as u8).collect::<Vec<_>>());
-    put(&store, &blob).await;
-    let read: Vec<Bytes> = store.read(&blob.descriptor).unwrap().try_collect().await.unwrap();
-    assert_eq!(read.concat(), blob.bytes);
-    rewrite(&blob_file(&dir, &blob.descriptor.digest), |bytes| bytes[3] ^= 1);
-    let mut damaged = store.read(&blob.descriptor).unwrap();
-    let mut given = 0;
-    let error = loop {
-        match damaged.try_next().await {
-            Ok(Some(piece)) => given += piece.len(),
-            Ok(None) => panic!("damage went unnoticed"),
-            Err(e) => break e,
-        }
-    };
-    assert!(matches!(error, Error::Verification { .. }));
-    assert!(given < blob.bytes.len());
 }
 
 #[tokio::test]
@@ -319,8 +324,44 @@ async fn a_later_platform_adds_to_those_that_are_held() {
     assert_eq!(store.images().await.unwrap()[0].root.annotations[PLATFORMS], "linux/arm64");
 }
 
+/// Tells when somebody has waited for a lock for a while.
+struct Waits(tokio::sync::mpsc::UnboundedSender<()>);
+
+impl Observer for Waits {
+    fn on(&self, event: &Event) {
+        if let Event::Waiting { .. } = event {
+            self.0.send(()).unwrap();
+        }
+    }
+}
+
 #[tokio::test]
-async fn shared_and_own_bytes_and_layers_are_told() {
+async fn two_that_add_platforms_at_the_same_time_lose_none() {
+    let (dir, store) = fresh();
+    let (amd, arm) = (image("amd64", &[b"amd"]), image("arm64", &[b"arm"]));
+    let list = index(&[("amd64", &amd), ("arm64", &arm)]);
+    put_image(&store, &amd).await;
+    put_image(&store, &arm).await;
+    store.put_manifest(&list).await.unwrap();
+    let lock = std::fs::File::create(dir.path().join(".layerpull/locks/index")).unwrap();
+    lock.lock().unwrap();
+    let (tell, mut waits) = tokio::sync::mpsc::unbounded_channel();
+    let tags = ["linux/amd64", "linux/arm64"].map(|platform| {
+        let store = Store::open(dir.path()).unwrap();
+        let store = store.observed(Arc::new(Waits(tell.clone())), CancellationToken::new());
+        let root = Root { descriptor: list.descriptor(), platforms: platforms(&[platform]) };
+        tokio::spawn(async move { store.tag(&name("r.example/a:1"), &root).await.unwrap() })
+    });
+    // Both have seen that nothing is held before one of them writes.
+    waits.recv().await.unwrap();
+    waits.recv().await.unwrap();
+    lock.unlock().unwrap();
+    futures::future::try_join_all(tags).await.unwrap();
+    assert_eq!(store.images().await.unwrap()[0].root.annotations[PLATFORMS], "linux/amd64,linux/arm64");
+}
+
+#[tokio::test]
+async fn shared_and_own_bytes_and_who_shares_layers_are_told() {
     let (_dir, store) = fresh();
     let (a, b) = (image("amd64", &[b"base", b"aa"]), image("amd64", &[b"base", b"bbb"]));
     put_tagged(&store, "r.example/a:1", &a).await;
@@ -328,63 +369,10 @@ async fn shared_and_own_bytes_and_layers_are_told() {
     let images = store.images().await.unwrap();
     assert_eq!(images[0].shared(), 4);
     assert_eq!(images[0].own, a.manifest.bytes.len() as u64 + a.blobs[0].descriptor.size + 2);
-    let stacks = store.layers(&[name("r.example/b:1")]).await.unwrap();
-    assert_eq!(stacks.len(), 1);
-    assert_eq!(stacks[0].layers[0].shared_with, ["r.example/a:1"]);
-    assert_eq!(stacks[0].layers[1].created_by, "ADD layer 1");
-    assert!(stacks[0].layers[1].shared_with.is_empty());
-}
-
-#[tokio::test]
-async fn only_what_nobody_needs_is_collected() {
-    let (dir, store) = fresh();
-    let (kept, gone) = (image("amd64", &[b"base", b"kept"]), image("amd64", &[b"base", b"gone"]));
-    put_tagged(&store, "r.example/kept:1", &kept).await;
-    put_tagged(&store, "r.example/gone:1", &gone).await;
-    store.remove(&name("r.example/gone:1")).await.unwrap();
-    let signature = image("amd64", &[b"signature"]);
-    let mut signed: serde_json::Value = serde_json::from_slice(&signature.manifest.bytes).unwrap();
-    signed["subject"] = serde_json::to_value(kept.manifest.descriptor()).unwrap();
-    let signed = RawManifest::new(None, signed.to_string().into()).unwrap();
-    put_image(&store, &signature).await;
-    store.put_manifest(&signed).await.unwrap();
-    assert_eq!(store.referrers(&kept.manifest.digest).await.unwrap()[0].digest, signed.digest);
-    let partial = ingest(&store, &Blob::new("application/octet-stream", vec![1; 100]).descriptor).await;
-
-    let young = Collect::default();
-    assert_eq!(store.collect(young).await.unwrap().blobs, []);
-    let preview = store.collect(all_now(Effect::Preview)).await.unwrap();
-    let removed = store.collect(all_now(Effect::Remove)).await.unwrap();
-    assert_eq!(preview, removed);
-    let digests: Vec<_> = removed.blobs.iter().map(|(digest, _)| digest.clone()).collect();
-    assert!(digests.contains(&gone.blobs[2].descriptor.digest) && digests.contains(&gone.manifest.digest));
-    // The signature's own manifest without subject goes; the one that signs stays, with its layer.
-    assert_eq!(digests.len(), 4, "{digests:?}");
-    assert!(removed.partials.is_empty(), "a partial blob in use was collected");
-    drop(partial);
-    assert_eq!(store.collect(all_now(Effect::Remove)).await.unwrap().partials.len(), 1);
-    assert!(blob_file(&dir, &signature.blobs[1].descriptor.digest).exists());
-    assert!(store.verify().await.unwrap().is_empty());
-    store.remove(&name("r.example/kept:1")).await.unwrap();
-    store.collect(all_now(Effect::Remove)).await.unwrap();
-    assert_eq!(std::fs::read_dir(dir.path().join("blobs/sha256")).unwrap().count(), 0);
-}
-
-#[tokio::test]
-async fn nothing_is_collected_while_somebody_shares_the_store() {
-    let (dir, store) = fresh();
-    let seen = Arc::new(Seen::default());
-    put(&store, &Blob::new("application/octet-stream", vec![1; 10])).await;
-    let shared = Store::open(dir.path()).unwrap().share_to_write().await.unwrap();
-    let cancel = CancellationToken::new();
-    let watched = store.observed(seen.clone(), cancel.clone());
-    let brief = Collect { patience: Duration::from_secs(1), ..all_now(Effect::Remove) };
-    assert!(matches!(watched.collect(brief).await, Err(Error::Store { .. })));
-    assert!(matches!(seen.0.lock().unwrap()[0], Event::Waiting { .. }));
-    cancel.cancel();
-    assert!(matches!(watched.collect(all_now(Effect::Remove)).await, Err(Error::Interrupted)));
-    drop(shared);
-    assert_eq!(store.collect(brief).await.unwrap().blobs.len(), 1);
+    let sharing = store.sharing().await.unwrap();
+    let names = |blob: &Blob| sharing[&blob.descriptor.digest].iter().map(String::as_str).collect::<Vec<_>>();
+    assert_eq!(names(&a.blobs[1]), ["r.example/a:1", "r.example/b:1"]);
+    assert_eq!(names(&b.blobs[2]), ["r.example/b:1"]);
 }
 
 #[tokio::test]
@@ -409,77 +397,5 @@ async fn verify_finds_what_is_broken_and_which_images_need_it() {
     for blob in &built.blobs {
         put(&store, blob).await;
     }
-    assert!(store.verify().await.unwrap().is_empty());
-}
-
-fn skopeo(args: &[&str]) -> String {
-    let output = Command::new("skopeo").args(args).output().expect("these tests need skopeo: install it");
-    assert!(output.status.success(), "skopeo {args:?}: {}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).unwrap()
-}
-
-#[tokio::test]
-async fn skopeo_reads_the_store_as_it_is() {
-    let (dir, store) = fresh();
-    let built = image(Platform::host().architecture.as_str(), &[b"base", b"top"]);
-    let other = image(Platform::host().architecture.as_str(), &[b"base", b"other"]);
-    put_tagged(&store, "x:1", &built).await;
-    put_tagged(&store, "y:1", &other).await;
-    let out = tempfile::tempdir().unwrap();
-    let from = format!("oci:{}:docker.io/library/x:1", dir.path().display());
-    skopeo(&["copy", "--insecure-policy", &from, &format!("dir:{}", out.path().display())]);
-    assert_eq!(std::fs::read(out.path().join("manifest.json")).unwrap(), built.manifest.bytes);
-    for blob in &built.blobs {
-        assert_eq!(std::fs::read(out.path().join(blob.descriptor.digest.hex())).unwrap(), blob.bytes);
-    }
-}
-
-#[tokio::test]
-async fn skopeo_reads_an_index_of_which_one_platform_is_held() {
-    let (dir, store) = fresh();
-    let host = Platform::host().architecture;
-    let (held, absent) = (image(&host, &[b"here"]), image("s390x", &[b"elsewhere"]));
-    let list = index(&[("s390x", &absent), (&host, &held)]);
-    put_image(&store, &held).await;
-    store.put_manifest(&list).await.unwrap();
-    let root = Root { descriptor: list.descriptor(), platforms: Some(vec![Platform::host()]) };
-    store.tag(&name("x:1"), &root).await.unwrap();
-    let out = tempfile::tempdir().unwrap();
-    let from = format!("oci:{}:docker.io/library/x:1", dir.path().display());
-    skopeo(&["copy", "--insecure-policy", &from, &format!("dir:{}", out.path().display())]);
-    assert_eq!(std::fs::read(out.path().join("manifest.json")).unwrap(), held.manifest.bytes);
-}
-
-#[tokio::test]
-async fn skopeo_finds_an_image_of_dockers_types_by_its_name() {
-    let (dir, store) = fresh();
-    let built = image(&Platform::host().architecture, &[]);
-    let text = String::from_utf8(built.manifest.bytes.to_vec()).unwrap();
-    let text = text.replace(MediaType::OCI_MANIFEST, MediaType::DOCKER_MANIFEST);
-    let text = text.replace(MediaType::OCI_CONFIG, MediaType::DOCKER_CONFIG);
-    let built = Built { manifest: RawManifest::new(None, text.into()).unwrap(), ..built };
-    put_tagged(&store, "x:1", &built).await;
-    let resolved = store.resolve(&name("x:1")).await.unwrap();
-    assert_eq!(resolved.media_type.as_str(), MediaType::DOCKER_MANIFEST);
-    assert_eq!(store.manifest(&resolved).await.unwrap().bytes, built.manifest.bytes);
-    let out = tempfile::tempdir().unwrap();
-    let from = format!("oci:{}:docker.io/library/x:1", dir.path().display());
-    skopeo(&["copy", "--insecure-policy", &from, &format!("dir:{}", out.path().display())]);
-    assert_eq!(std::fs::read(out.path().join("manifest.json")).unwrap(), built.manifest.bytes);
-}
-
-#[tokio::test]
-async fn what_skopeo_puts_into_the_store_is_found_and_kept() {
-    let (_from_dir, from) = fresh();
-    let (dir, store) = fresh();
-    put_tagged(&from, "x:1", &image("amd64", &[b"base", b"foreign"])).await;
-    put_tagged(&store, "y:1", &image("amd64", &[b"base", b"ours"])).await;
-    let source = format!("oci:{}:docker.io/library/x:1", from.root().display());
-    let target = format!("oci:{}:docker.io/library/x:1", dir.path().display());
-    skopeo(&["copy", "--insecure-policy", "--preserve-digests", &source, &target]);
-    put_tagged(&store, "z:1", &image("amd64", &[b"base", b"late"])).await;
-    assert_eq!(store.images().await.unwrap().len(), 3);
-    assert_eq!(store.resolve(&name("x:1")).await.unwrap().digest, from.resolve(&name("x:1")).await.unwrap().digest);
-    store.collect(all_now(Effect::Remove)).await.unwrap();
     assert!(store.verify().await.unwrap().is_empty());
 }
