@@ -22,7 +22,11 @@ measure() {
   fi
   read -r wall user system < <(tail -n 1 "$RESULTS/times")
   rss=$(($(tail -n 1 "$RESULTS/rss") * 1024))
-  syncing=$(jq -r '.syncing_ms // empty' "$RESULTS/out" 2>/dev/null | tail -n 1 || true)
+  syncing=
+  if [ "$2" = layerpull ]; then
+    syncing=$(jq -rs 'last.run.syncing_ms // empty' "$RESULTS/out")
+    [ -n "$syncing" ] || die "layerpull did not say how long it synced: $(head -n 3 "$RESULTS/out")"
+  fi
   sleep 0.2 # the registry logs a request after its last byte
   printf '%s %s %s %s %s\n' "$wall" "$(awk "BEGIN { print $user + $system }")" "$rss" "$(access_since "$lines")" "${syncing:--}" >>"$file"
 }
@@ -64,5 +68,7 @@ claim() {
     printf -- '- holds: %s: %s (at most %s)\n' "$1" "$2" "$3"
   else
     printf -- '- FAILS: %s: %s (at most %s)\n' "$1" "$2" "$3"
+    # A file: what prints is on the left of a pipe, whose variables nobody else sees.
+    echo "$1" >>"$RESULTS/FAILED"
   fi
 }

@@ -9,6 +9,7 @@ use super::commands::{
     tag, tags, verify, version,
 };
 use super::config::{Common, Flags};
+use super::exit::Left;
 
 const AFTER_HELP: &str = "\
 `layerpull IMAGE…` is `layerpull pull IMAGE…`. A first word with a colon,
@@ -95,13 +96,23 @@ impl Cli {
             Command::Tags(args) => Flags { registry: args.registry.clone(), ..flags },
             Command::Catalog(args) => Flags { registry: args.registry.clone(), ..flags },
             Command::Login(args) => Flags { registry: args.registry.clone(), ..flags },
-            Command::Logout(args) => Flags { registry: args.registry.clone(), ..flags },
+            Command::Logout(args) => Flags { registry: args.flags(), ..flags },
             Command::Verify(args) => {
                 Flags { registry: args.registry.clone(), transfer: args.transfer.clone(), ..flags }
             }
             Command::Serve(args) => Flags { listen: args.listen, ..flags },
             Command::Config(args) => args.flags(flags),
             _ => flags,
+        }
+    }
+}
+
+impl Command {
+    /// What is left when it fails.
+    pub fn leaves(&self) -> Left {
+        match self {
+            Command::Pull(_) | Command::Verify(_) => Left::Received,
+            _ => Left::Nothing,
         }
     }
 }

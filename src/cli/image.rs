@@ -7,7 +7,7 @@ use super::config::{Flags, RegistryFlags};
 use crate::content::Source;
 use crate::error::{Error, Result};
 use crate::oci::config::MAX_CONFIG_SIZE;
-use crate::oci::{Config, Descriptor, Image, Manifest, Platform, RawManifest, Reference};
+use crate::oci::{Config, Descriptor, Image, Manifest, Platform, RawManifest};
 
 /// Indexes within indexes that are followed, at most.
 const MAX_DEPTH: usize = 8;
@@ -44,12 +44,11 @@ pub struct Look {
     pub config: Bytes,
 }
 
-/// Looks at `name` as it is for `platform`.
+/// Looks at what `root` is for `platform`.
 ///
 /// # Errors
 /// Those of the place; `NotFound` when an index has nothing for `platform`.
-pub async fn look(source: &dyn Source, name: &Reference, platform: &Platform) -> Result<Look> {
-    let root = source.resolve(name).await?;
+pub async fn look(source: &dyn Source, root: Descriptor, platform: &Platform) -> Result<Look> {
     let manifest = manifest_for(source, &root, platform).await?;
     let image = match read(source, &manifest)? {
         Manifest::Image(image) => *image,
@@ -166,10 +165,11 @@ mod tests {
         let (amd, arm) = (image("amd64", &[("ADD a", 10)]), image("arm64", &[("ADD b", 20)]));
         let root = shelf.index(vec![("linux/arm64", arm), ("linux/amd64", amd)]);
         let name = shelf.name("h.example/x:1", root);
-        let seen = look(&shelf, &name, &amd64()).await.unwrap();
+        let seen = look(&shelf, shelf.resolve(&name).await.unwrap(), &amd64()).await.unwrap();
         assert_eq!(seen.config().architecture, "amd64");
         assert!(seen.root.media_type.is_index());
-        let missing = look(&shelf, &name, &"linux/s390x".parse().unwrap()).await.unwrap_err();
+        let missing =
+            look(&shelf, shelf.resolve(&name).await.unwrap(), &"linux/s390x".parse().unwrap()).await.unwrap_err();
         assert!(missing.to_string().contains("it has linux/arm64, linux/amd64; choose with --platform"), "{missing}");
     }
 
@@ -179,7 +179,7 @@ mod tests {
         let root = shelf.image(image("amd64", &[("ADD a", 10)]));
         let name = shelf.name("h.example/x:1", root);
         shelf.spoil_blobs();
-        let error = look(&shelf, &name, &amd64()).await.unwrap_err();
+        let error = look(&shelf, shelf.resolve(&name).await.unwrap(), &amd64()).await.unwrap_err();
         assert!(matches!(error, Error::Verification { .. }), "{error}");
     }
 
@@ -191,7 +191,7 @@ mod tests {
             root = shelf.nest(root);
         }
         let name = shelf.name("h.example/x:1", root);
-        let error = look(&shelf, &name, &amd64()).await.unwrap_err();
+        let error = look(&shelf, shelf.resolve(&name).await.unwrap(), &amd64()).await.unwrap_err();
         assert!(error.to_string().contains("more than 8 indexes"), "{error}");
     }
 }

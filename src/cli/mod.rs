@@ -10,6 +10,7 @@
 mod args;
 mod commands;
 mod config;
+mod digestfile;
 mod draw;
 mod exit;
 mod image;
@@ -17,6 +18,7 @@ mod output;
 mod patient;
 mod place;
 mod progress;
+mod repair;
 mod results;
 mod signals;
 mod template;
@@ -36,6 +38,7 @@ use crate::transfer::Transfer;
 use args::{Arranged, Cli, Command};
 use commands::*;
 use config::Settings;
+use exit::Ground;
 use signals::Signals;
 
 /// Workers of the runtime, at most: hashing and the disk have threads of their own.
@@ -58,6 +61,8 @@ pub(crate) struct Context {
     pub cancel: CancellationToken,
     /// The first word of the command line, when it was taken for an image because no command has that name.
     pub guess: Option<String>,
+    /// What advice may rely on.
+    pub ground: Ground,
 }
 
 impl Context {
@@ -68,7 +73,7 @@ impl Context {
 
     /// Reads the name of an image.
     fn reference(&self, text: &str) -> Result<Reference> {
-        Ok(text.parse::<Reference>()?)
+        Ok(place::of_registry(text)?.parse::<Reference>()?)
     }
 
     /// The patience that the settings give, for transfers and for small requests.
@@ -92,7 +97,7 @@ pub fn run(words: Vec<OsString>) -> ExitCode {
     tracing_to_stderr(cli.common.verbose);
     ExitCode::from(match start(cli, guess) {
         Ok(code) => code,
-        Err(error) => exit::report(&error),
+        Err(error) => exit::report(&error, &exit::Ground::default()),
     })
 }
 
@@ -105,7 +110,9 @@ fn usage(error: &clap::Error) -> ExitCode {
 fn start(cli: Cli, guess: Option<String>) -> anyhow::Result<u8> {
     let settings = Settings::gather(cli.flags(), &|name| std::env::var_os(name))?;
     let cancel = CancellationToken::new();
-    let context = Context { settings, cancel: cancel.clone(), guess };
+    let store = std::path::absolute(&settings.store.value).ok();
+    let ground = Ground { store, left: cli.command.leaves() };
+    let context = Context { settings, cancel: cancel.clone(), guess, ground };
     let workers = std::thread::available_parallelism().map_or(2, |n| n.get().clamp(2, MAX_WORKERS));
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(workers).enable_all().build()?;
     let code = runtime.block_on(async {
@@ -113,7 +120,7 @@ fn start(cli: Cli, guess: Option<String>) -> anyhow::Result<u8> {
         let command = async {
             match dispatch(cli.command, &context).await {
                 Ok(()) => 0,
-                Err(error) => exit::report(&error),
+                Err(error) => exit::report(&error, &context.ground),
             }
         };
         anyhow::Ok(signals.guard(command).await)

@@ -172,8 +172,12 @@ pub fn json_line(value: &impl Serialize) -> serde_json::Result<String> {
 /// What the system says; a broken pipe means that nobody wants to read on.
 pub fn print(text: &str) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
-    stdout.write_all(text.as_bytes())?;
-    stdout.flush()
+    stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).map_err(of_stdout)
+}
+
+/// A full disk is told apart from that of the store.
+fn of_stdout(error: io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("standard output: {error}"))
 }
 
 /// Writes bytes of a server as they came, or made safe where a terminal would show them.
@@ -182,11 +186,11 @@ pub fn print(text: &str) -> io::Result<()> {
 /// What the system says.
 pub fn print_verbatim(bytes: &[u8]) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
-    match stdout.is_terminal() {
-        true => writeln!(stdout, "{}", escape_json(&String::from_utf8_lossy(bytes)))?,
-        false => stdout.write_all(bytes)?,
-    }
-    stdout.flush()
+    let written = match stdout.is_terminal() {
+        true => writeln!(stdout, "{}", escape_json(&String::from_utf8_lossy(bytes))),
+        false => stdout.write_all(bytes),
+    };
+    written.and_then(|()| stdout.flush()).map_err(of_stdout)
 }
 
 /// How many columns the terminal behind `stream` has; 80 where nobody says. `COLUMNS` wins.

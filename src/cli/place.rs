@@ -7,13 +7,31 @@ use super::config::Settings;
 use super::image::ImageFlags;
 use super::patient::Patient;
 use crate::content::Source;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::event::Events;
 use crate::local::{Layout, WithLocal};
-use crate::oci::Reference;
+use crate::oci::{Descriptor, Reference};
 use crate::registry::{self, Registry, Verify};
 use crate::store::{Shared, Store};
 use crate::transfer::Transfer;
+
+/// Places of skopeo's syntax that are none of ours (containers-transports(5)).
+const OTHER_TRANSPORTS: [&str; 6] =
+    ["oci", "oci-archive", "docker-archive", "dir", "docker-daemon", "containers-storage"];
+
+/// The name of an image of a registry without the `docker://` of skopeo's syntax.
+///
+/// # Errors
+/// `Usage` for the other places of that syntax.
+pub fn of_registry(text: &str) -> Result<&str> {
+    match text.split_once(':') {
+        Some((transport, rest)) if OTHER_TRANSPORTS.contains(&transport) => Err(Error::Usage(format!(
+            "{text}: {transport}: is no registry, and images are taken from registries only: bring it to one first \
+             (skopeo copy {text} docker://REGISTRY/NAME), or say docker.io/library/{transport}:{rest} if that is meant"
+        ))),
+        _ => Ok(text.strip_prefix("docker://").unwrap_or(text)),
+    }
+}
 
 /// Where an image is looked at.
 pub enum Place {
@@ -48,13 +66,32 @@ impl Place {
     ///
     /// # Errors
     /// `Refused` when the trust policy of this machine forbids it.
-    pub fn source(&self, name: &Reference) -> Result<Arc<dyn Source>> {
+    fn source(&self, name: &Reference) -> Result<Arc<dyn Source>> {
         match self {
             Place::Registry(registry, transfer) => {
                 Ok(Arc::new(Patient { inner: Arc::new(registry.repository(name)?), transfer: transfer.clone() }))
             }
             Place::Store { store, .. } => Ok(Arc::new(store.clone())),
         }
+    }
+
+    /// What `text` names here. In the store that is also a name or a digest as `images` shows it.
+    ///
+    /// # Errors
+    /// `Usage` for what is no name, and those of [`Place::source`].
+    pub async fn named(&self, text: &str) -> Result<Named> {
+        if let Place::Store { store, .. } = self
+            && let Some(entered) = store.entered(text).await?.into_iter().next()
+        {
+            let reference = entered.name.as_deref().and_then(qualified);
+            let digest = entered.root.descriptor.digest.to_string();
+            let label = reference.as_ref().map(Reference::familiar).or(entered.name).unwrap_or(digest);
+            let source = Arc::new(store.clone());
+            return Ok(Named { label, reference, source, root: Some(entered.root.descriptor) });
+        }
+        let reference: Reference = of_registry(text)?.parse()?;
+        let (label, source) = (reference.familiar(), self.source(&reference)?);
+        Ok(Named { label, reference: Some(reference), source, root: None })
     }
 
     /// The tags of the repository of `name`.
@@ -67,6 +104,35 @@ impl Place {
             Place::Store { store, .. } => tags_in(store, name).await,
         }
     }
+}
+
+/// What a word of the command line names.
+pub struct Named {
+    /// How it is shown.
+    pub label: String,
+    /// Its full name, if it has one.
+    pub reference: Option<Reference>,
+    /// Where it is read from.
+    pub source: Arc<dyn Source>,
+    root: Option<Descriptor>,
+}
+
+impl Named {
+    /// What it points to.
+    ///
+    /// # Errors
+    /// Those of the place.
+    pub async fn root(&self) -> Result<Descriptor> {
+        match (&self.root, &self.reference) {
+            (None, Some(reference)) => self.source.resolve(reference).await,
+            (root, _) => Ok(root.clone().expect("what has no name was found by its root")),
+        }
+    }
+}
+
+/// A name in the store as a reference. One without a colon or slash is only a tag, and says nothing of a repository.
+fn qualified(name: &str) -> Option<Reference> {
+    name.contains(['/', ':']).then(|| name.parse().ok())?
 }
 
 async fn tags_in(store: &Store, name: &Reference) -> Result<Vec<String>> {
@@ -128,7 +194,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let common = Common { store: Some(folder.path().into()), ..Common::default() };
         let settings = Settings::gather(Flags { common, ..Flags::default() }, &|_| None).unwrap();
-        let context = Context { settings, cancel: CancellationToken::new(), guess: None };
+        let context = Context { settings, cancel: CancellationToken::new(), guess: None, ground: Default::default() };
         drop(store(&context, context.notices()).unwrap().share_to_write().await.unwrap());
         let flags = ImageFlags { platform: None, local: true, registry: RegistryFlags::default() };
         let place = Place::of(&flags, &context, context.notices()).await.unwrap();

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use super::output::{duration, json_line, percent, rate, size};
+use super::progress::causes;
 use crate::error::Error;
 use crate::oci::{Digest, Reference};
 use crate::transfer::{Plan, Report};
@@ -89,17 +90,51 @@ struct Object {
     missing: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
+    run: Run,
+}
+
+/// What the whole run took: the images share it, as they share blobs. Bytes, and milliseconds.
+#[derive(Serialize)]
+struct Run {
+    moved: u64,
+    held: u64,
+    local: u64,
+    brought: u64,
+    saved: u64,
+    causes: BTreeMap<&'static str, u64>,
+    elapsed_ms: u64,
+    syncing_ms: u64,
+}
+
+impl Run {
+    fn of(report: &Report) -> Run {
+        Run {
+            moved: report.moved,
+            held: report.held,
+            local: report.local,
+            brought: report.brought,
+            saved: saved(report),
+            causes: causes(&report.causes),
+            elapsed_ms: report.elapsed.as_millis() as u64,
+            syncing_ms: report.syncing.as_millis() as u64,
+        }
+    }
+}
+
+/// Bytes that did not have to come over a network.
+fn saved(report: &Report) -> u64 {
+    report.held.saturating_add(report.brought).saturating_add(report.local)
 }
 
 /// One object an image, each on its line.
 ///
 /// # Errors
 /// None that is known: everything here has a form in JSON.
-pub fn json(pulled: &[Pulled]) -> serde_json::Result<String> {
-    pulled.iter().map(|image| json_line(&object(image))).collect()
+pub fn json(pulled: &[Pulled], report: &Report) -> serde_json::Result<String> {
+    pulled.iter().map(|image| json_line(&object(image, report))).collect()
 }
 
-fn object(image: &Pulled) -> Object {
+fn object(image: &Pulled, report: &Report) -> Object {
     let status = match (&image.result, image.up_to_date) {
         (Err(_), _) => "failed",
         (Ok(_), true) => "up-to-date",
@@ -112,12 +147,13 @@ fn object(image: &Pulled) -> Object {
         size: image.size.whole,
         missing: image.size.missing,
         error: image.result.as_ref().err().map(|error| error.to_string()),
+        run: Run::of(report),
     }
 }
 
 /// What moved and what did not have to, in one line.
 pub fn summary(report: &Report) -> String {
-    let saved = report.held.saturating_add(report.brought).saturating_add(report.local);
+    let saved = saved(report);
     let all = saved.saturating_add(report.moved);
     let mut parts = vec![format!("moved {}", size(report.moved))];
     match (report.held, all) {
@@ -179,9 +215,10 @@ mod tests {
     #[test]
     fn json_has_one_object_an_image_also_for_those_that_failed() {
         let images = [image("mysql:8", Ok(()), false), image("x", Err("1 GB\u{1b}"), false)];
-        insta::assert_snapshot!(json(&images).unwrap(), @r#"
-        {"reference":"docker.io/library/mysql:8","digest":"sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855","status":"downloaded","size":100,"missing":40}
-        {"reference":"docker.io/library/x:latest","digest":null,"status":"failed","size":100,"missing":40,"error":"limit reached: 1 GB\u001b"}
+        let report = Report { moved: 40, held: 60, syncing: Duration::from_millis(7), ..Report::default() };
+        insta::assert_snapshot!(json(&images, &report).unwrap(), @r#"
+        {"reference":"docker.io/library/mysql:8","digest":"sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855","status":"downloaded","size":100,"missing":40,"run":{"moved":40,"held":60,"local":0,"brought":0,"saved":60,"causes":{},"elapsed_ms":0,"syncing_ms":7}}
+        {"reference":"docker.io/library/x:latest","digest":null,"status":"failed","size":100,"missing":40,"error":"limit reached: 1 GB\u001b","run":{"moved":40,"held":60,"local":0,"brought":0,"saved":60,"causes":{},"elapsed_ms":0,"syncing_ms":7}}
         "#);
     }
 

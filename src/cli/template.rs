@@ -5,6 +5,19 @@ use serde_json::Value;
 use super::output::json_line;
 use crate::error::{Error, Result};
 
+/// Sees whether `format` is `json` or a template: a word alone would be printed as it is.
+///
+/// # Errors
+/// `Usage`.
+pub fn check(format: &str) -> Result<()> {
+    match format == "json" || format.contains("{{") {
+        true => Ok(()),
+        false => {
+            Err(Error::Usage(format!("--format {format}: expected json, or a template such as '{{{{.Digest}}}}'")))
+        }
+    }
+}
+
 /// Fills the actions of `text` from `value`: `{{.Digest}}`, `{{.Labels.name}}`, `{{index .Labels "a.b"}}`,
 /// `{{index .Layers 0}}`, `{{json .Env}}`.
 ///

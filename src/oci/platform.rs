@@ -5,27 +5,46 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-/// What an image runs on.
+/// What an image runs on, in its normal spelling whether it was typed or read.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(from = "Stated")]
 pub struct Platform {
     /// Operating system in Go's spelling: `linux`, `windows`, …
     pub os: String,
     /// Processor in Go's spelling: `amd64`, `arm64`, …
     pub architecture: String,
     /// Variant of the processor: `v7`, `v8`, …
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub variant: Option<String>,
     /// Version of the operating system (Windows).
-    #[serde(default, rename = "os.version", skip_serializing_if = "Option::is_none")]
+    #[serde(rename = "os.version", skip_serializing_if = "Option::is_none")]
     pub os_version: Option<String>,
     /// Features that the operating system must have.
-    #[serde(
-        default,
-        rename = "os.features",
-        deserialize_with = "super::descriptor::null_is_empty",
-        skip_serializing_if = "Vec::is_empty"
-    )]
+    #[serde(rename = "os.features", skip_serializing_if = "Vec::is_empty")]
     pub os_features: Vec<String>,
+}
+
+/// A platform as an index spells it.
+#[derive(Deserialize)]
+struct Stated {
+    os: String,
+    architecture: String,
+    #[serde(default)]
+    variant: Option<String>,
+    #[serde(default, rename = "os.version")]
+    os_version: Option<String>,
+    #[serde(default, rename = "os.features", deserialize_with = "super::descriptor::null_is_empty")]
+    os_features: Vec<String>,
+}
+
+impl From<Stated> for Platform {
+    fn from(stated: Stated) -> Platform {
+        Platform {
+            os_version: stated.os_version,
+            os_features: stated.os_features,
+            ..Platform::new(&stated.os, &stated.architecture, stated.variant.as_deref())
+        }
+    }
 }
 
 /// Why a text is no platform.
@@ -38,6 +57,11 @@ impl Platform {
     pub fn new(os: &str, architecture: &str, variant: Option<&str>) -> Platform {
         let (architecture, variant) = normal(architecture, variant);
         Platform { os: normal_os(os), architecture, variant, os_version: None, os_features: Vec::new() }
+    }
+
+    /// The same without version and features: what can be asked for, and what an annotation of a store can say.
+    pub fn bare(&self) -> Platform {
+        Platform { os_version: None, os_features: Vec::new(), ..self.clone() }
     }
 
     /// The platform of this machine. Images for macOS hardly exist, so there it is Linux.
@@ -58,11 +82,10 @@ impl Platform {
     /// An exact match comes first; on 32-bit ARM every older variant serves, the newest first; a variant that
     /// the index leaves out, or that was not asked for, comes after an exact one.
     pub fn rank(&self, offered: &Platform) -> Option<u32> {
-        let (arch, variant) = normal(&offered.architecture, offered.variant.as_deref());
-        if normal_os(&offered.os) != self.os || arch != self.architecture {
+        if (&offered.os, &offered.architecture) != (&self.os, &self.architecture) {
             return None;
         }
-        match (self.variant.as_deref(), variant.as_deref()) {
+        match (self.variant.as_deref(), offered.variant.as_deref()) {
             (wanted, offered) if wanted == offered => Some(0),
             (Some(wanted), Some(offered)) => {
                 let (wanted, offered) = (version(wanted)?, version(offered)?);
@@ -148,6 +171,19 @@ mod tests {
         assert_eq!(platform("linux/aarch64"), platform("linux/arm64/v8"));
         assert_eq!(platform("linux/arm"), platform("linux/arm/v7"));
         assert_eq!(platform("linux/amd64").to_string(), "linux/amd64");
+    }
+
+    #[test]
+    fn an_index_that_spells_a_platform_otherwise_means_the_same() {
+        let read = |json: &str| serde_json::from_str::<Platform>(json).unwrap();
+        assert_eq!(
+            read(r#"{"os":"linux","architecture":"arm64","variant":"v8","os.features":null}"#),
+            platform("linux/arm64")
+        );
+        let windows = read(r#"{"os":"Windows","architecture":"x86_64","os.version":"10.0.20348.1"}"#);
+        assert_eq!(windows.os_version.as_deref(), Some("10.0.20348.1"));
+        assert_eq!(windows.bare(), platform("windows/amd64"));
+        assert_eq!(platform("windows/amd64").rank(&windows), Some(0));
     }
 
     #[test]

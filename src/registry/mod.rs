@@ -183,7 +183,7 @@ impl Registry {
     /// `Store`, `Refused` or `Usage` when a file or helper cannot be changed.
     pub async fn logout(&self, host: &str) -> Result<Vec<Kept>> {
         let options = &self.shared.options;
-        forget(&options.environment, options.authfile.as_deref(), &normalise(host)).await
+        forget(&options.environment, options.authfile.as_deref(), &normalise(host), self.shared.http.notices()).await
     }
 
     fn session(&self, registry: &str) -> Arc<Session> {

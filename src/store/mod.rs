@@ -7,7 +7,7 @@
 //! - `layout`: the files, and how they get to the disk; `lock`: who may use them.
 //! - `partial`, `stretches`, `journal`: a blob on its way in.
 //! - `check`, `verified`: whether a blob in its place is good, and which need no second hashing.
-//! - `index`: the names.
+//! - `index`, `entered`: the names.
 //! - `graph`: what a name needs; `scan`: what lies here, named or not.
 //! - `source`, `sink`: the store as a place.
 //! - `images`: what is here, for people.
@@ -15,6 +15,7 @@
 
 mod check;
 mod collect;
+mod entered;
 mod graph;
 mod images;
 mod index;
@@ -43,6 +44,7 @@ use crate::event::{Events, Silent};
 use crate::oci::{Algorithm, Descriptor, Reference};
 
 pub use collect::{Collect, Collected, Effect, Spare};
+pub use entered::Entered;
 pub use images::StoredImage;
 pub use index::{IMAGE_NAME, MEDIA_TYPE, PLATFORMS, REF_NAME};
 pub use verify::{Broken, Damage};
@@ -74,7 +76,6 @@ struct Disk {
     verified: Verified,
     boot: u64,
     created: AtomicBool,
-    sync_nanos: AtomicU64,
     folders: [FolderSync; 3],
 }
 
@@ -106,7 +107,6 @@ impl Store {
             paths,
             boot: journal::boot(),
             created: AtomicBool::new(false),
-            sync_nanos: AtomicU64::new(0),
             folders: Default::default(),
         };
         Ok(Store { disk: Arc::new(disk), events: Arc::new(Silent), cancel: CancellationToken::new() })
@@ -120,11 +120,6 @@ impl Store {
     /// Where it is.
     pub fn root(&self) -> &Path {
         &self.disk.paths.root
-    }
-
-    /// How long the last syncs of committed blobs took, summed over blobs.
-    pub fn sync_time(&self) -> Duration {
-        Duration::from_nanos(self.disk.sync_nanos.load(Ordering::Relaxed))
     }
 
     /// Keeps others from collecting while something is read. Makes no store that is not there.
@@ -256,10 +251,6 @@ impl Disk {
         }
         *synced = covered;
         Ok(())
-    }
-
-    fn count_sync(&self, time: Duration) {
-        self.sync_nanos.fetch_add(time.as_nanos() as u64, Ordering::Relaxed);
     }
 }
 

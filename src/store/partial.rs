@@ -290,12 +290,10 @@ impl Inner {
         if found != self.blob.size {
             return Err(Error::file_size(self.path.display(), &self.blob, found));
         }
-        let began = Instant::now();
         self.seal().map_err(self.store("sync"))?;
         let target = self.disk.paths.blob(&self.blob.digest);
         fs::rename(&self.path, &target).map_err(Error::store("put the blob in place at", &target))?;
         self.disk.sync_blobs(self.blob.digest.algorithm())?;
-        self.disk.count_sync(began.elapsed());
         let journal = self.disk.paths.partial(&self.blob, "journal");
         remove(&journal).map_err(Error::store("remove", &journal))?;
         let meta = self.data.metadata().map_err(Error::store("examine", &target))?;

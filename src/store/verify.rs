@@ -10,7 +10,7 @@ use super::verified::Identity;
 use super::{Store, off};
 use crate::error::{Error, Result};
 use crate::event::Event;
-use crate::oci::Digest;
+use crate::oci::{Descriptor, Digest};
 
 /// A blob or manifest that is not what it should be.
 #[derive(Debug, Clone)]
@@ -21,6 +21,8 @@ pub struct Broken {
     pub damage: Damage,
     /// The images that need it, as the index names them: a name, or a digest where there is none. Empty if none does.
     pub images: Vec<String>,
+    /// How these describe it; `None` when no image needs it.
+    pub descriptor: Option<Descriptor>,
     found: Option<Identity>,
 }
 
@@ -48,7 +50,7 @@ pub enum Damage {
 /// A blob that should be here, or that lies here.
 #[derive(Default)]
 struct Expected {
-    size: Option<u64>,
+    descriptor: Option<Descriptor>,
     images: BTreeSet<String>,
     unreadable: Option<String>,
 }
@@ -94,7 +96,7 @@ impl Store {
             let graph = walk(&folder, &entry.descriptor, Follow::of(platforms.as_deref()));
             for node in graph.nodes().chain(graph.unread.iter().map(|(node, _)| node)) {
                 let expected = all.entry(node.digest.clone()).or_default();
-                expected.size.get_or_insert(node.size);
+                expected.descriptor.get_or_insert_with(|| node.clone());
                 expected.images.insert(name.clone());
             }
             for (node, error) in graph.unread.iter().filter(|(node, _)| node.media_type.is_manifest()) {
@@ -105,15 +107,16 @@ impl Store {
     }
 
     async fn examine(&self, digest: Digest, expected: Expected) -> Result<Option<Broken>> {
-        let images = expected.images.into_iter().collect();
-        let broken = |damage, found| Some(Broken { digest: digest.clone(), damage, images, found });
+        let size = expected.descriptor.as_ref().map(|descriptor| descriptor.size);
+        let (images, descriptor) = (expected.images.into_iter().collect(), expected.descriptor);
+        let broken = |damage, found| Some(Broken { digest: digest.clone(), damage, images, descriptor, found });
         let (file, identity) = match self.disk.look(&digest) {
             Ok(Some(found)) => found,
             Ok(None) => return Ok(broken(Damage::Missing, None)),
             Err(e) => return Ok(broken(Damage::Unreadable(e.to_string()), None)),
         };
         let found = identity.size();
-        if let Some(expected) = expected.size.filter(|&size| size != found) {
+        if let Some(expected) = size.filter(|&size| size != found) {
             return Ok(broken(Damage::Size { expected, found }, Some(identity)));
         }
         let (disk, cancel, name) = (self.disk.clone(), self.cancel.clone(), digest.clone());

@@ -233,8 +233,10 @@ impl Walk {
         };
         let chosen = choose(job, index, wanted)?;
         if is_root {
-            let named =
-                |(wanted, child): (&Platform, &Descriptor)| child.platform.clone().unwrap_or_else(|| wanted.clone());
+            // The versions are left out: a store keeps names of platforms, and compares them with these.
+            let named = |(wanted, child): (&Platform, &Descriptor)| {
+                child.platform.as_ref().map_or_else(|| wanted.clone(), Platform::bare)
+            };
             self.platforms = Some(wanted.iter().zip(&chosen).map(named).collect());
         }
         Ok(chosen)

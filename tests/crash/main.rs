@@ -7,5 +7,6 @@ mod damage;
 mod disk;
 mod kill;
 mod processes;
+mod repair;
 mod scene;
 mod signals;

@@ -127,7 +127,7 @@ impl Layerpull {
 }
 
 /// The binary that cargo built beside this test.
-fn binary() -> PathBuf {
+pub fn binary() -> PathBuf {
     let test = std::env::current_exe().expect("the path of the test");
     let folder = test.parent().and_then(Path::parent).expect("tests lie in target/PROFILE/deps");
     folder.join(format!("layerpull{}", std::env::consts::EXE_SUFFIX))

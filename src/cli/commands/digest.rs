@@ -5,8 +5,8 @@ use crate::cli::image::{ImageFlags, manifest_for};
 use crate::cli::output::print;
 use crate::cli::place::Place;
 use crate::content::Source;
-use crate::error::Result;
-use crate::oci::{Digest, Platform, Reference};
+use crate::error::{Error, Result};
+use crate::oci::{Descriptor, Digest, Platform};
 
 /// Which image.
 #[derive(Debug, clap::Args)]
@@ -27,19 +27,19 @@ pub struct Args {
 /// # Errors
 /// Those of the place.
 pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
-    let name: Reference = context.reference(&args.name)?;
-    let place = Place::of(&args.image, context, context.notices()).await?;
-    let source = place.source(&name)?;
-    let digest = digest_of(source.as_ref(), &name, args.image.platform.as_ref()).await?;
-    match args.full_ref {
-        true => print(&format!("{}\n", name.at(digest)))?,
-        false => print(&format!("{digest}\n"))?,
+    let named = Place::of(&args.image, context, context.notices()).await?.named(&args.name).await?;
+    let digest = digest_of(named.source.as_ref(), named.root().await?, args.image.platform.as_ref()).await?;
+    match &named.reference {
+        Some(name) if args.full_ref => print(&format!("{}\n", name.at(digest)))?,
+        None if args.full_ref => {
+            return Err(Error::Usage(format!("{}: it has no repository in its name", named.label)).into());
+        }
+        _ => print(&format!("{digest}\n"))?,
     }
     Ok(())
 }
 
-async fn digest_of(source: &dyn Source, name: &Reference, platform: Option<&Platform>) -> Result<Digest> {
-    let root = source.resolve(name).await?;
+async fn digest_of(source: &dyn Source, root: Descriptor, platform: Option<&Platform>) -> Result<Digest> {
     match platform {
         Some(platform) => Ok(manifest_for(source, &root, platform).await?.digest),
         None => Ok(root.digest),
@@ -56,9 +56,8 @@ mod tests {
         let mut shelf = Shelf::default();
         let arm = shelf.image(image("arm64", &[]));
         let root = shelf.index(vec![("linux/arm64", image("arm64", &[]))]);
-        let name = shelf.name("h.example/x:1", root.clone());
-        assert_eq!(digest_of(&shelf, &name, None).await.unwrap(), root.digest);
+        assert_eq!(digest_of(&shelf, root.clone(), None).await.unwrap(), root.digest);
         let platform = "linux/arm64".parse().unwrap();
-        assert_eq!(digest_of(&shelf, &name, Some(&platform)).await.unwrap(), arm.digest);
+        assert_eq!(digest_of(&shelf, root, Some(&platform)).await.unwrap(), arm.digest);
     }
 }

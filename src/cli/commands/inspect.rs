@@ -8,7 +8,7 @@ use crate::cli::image::{ImageFlags, Look, look, manifest_for};
 use crate::cli::output::{json, print, print_verbatim};
 use crate::cli::place::Place;
 use crate::cli::{Context, template};
-use crate::oci::{Descriptor, Reference};
+use crate::oci::Descriptor;
 
 /// Which image, and what of it.
 #[derive(Debug, clap::Args)]
@@ -35,24 +35,30 @@ pub struct Args {
 /// # Errors
 /// Those of the place; a template that makes no sense.
 pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
-    let name: Reference = context.reference(&args.name)?;
+    template::check(&args.format)?;
     let place = Place::of(&args.image, context, context.notices()).await?;
-    let source = place.source(&name)?;
+    let named = place.named(&args.name).await?;
+    let (source, root) = (&named.source, named.root().await?);
     if args.raw && !args.config {
-        let root = source.resolve(&name).await?;
         let manifest = match &args.image.platform {
             Some(platform) => manifest_for(source.as_ref(), &root, platform).await?,
             None => source.manifest(&root).await?,
         };
         return Ok(print_verbatim(&manifest.bytes)?);
     }
-    let seen = look(source.as_ref(), &name, &context.platform()).await?;
+    let seen = look(source.as_ref(), root, &context.platform()).await?;
     if args.raw {
         return Ok(print_verbatim(&seen.config)?);
     }
     match args.config {
         true => show(&args.format, &serde_json::from_slice::<serde_json::Value>(&seen.config)?),
-        false => show(&args.format, &describe(&name, &seen, place.tags(&name).await?)),
+        false => {
+            let (name, tags) = match &named.reference {
+                Some(reference) => (reference.name(), place.tags(reference).await?),
+                None => (named.label.clone(), Vec::new()),
+            };
+            show(&args.format, &describe(name, &seen, tags))
+        }
     }
 }
 
@@ -94,10 +100,10 @@ struct LayerData {
     annotations: Option<BTreeMap<String, String>>,
 }
 
-fn describe(name: &Reference, seen: &Look, repo_tags: Vec<String>) -> Description {
+fn describe(name: String, seen: &Look, repo_tags: Vec<String>) -> Description {
     let config = seen.config();
     Description {
-        name: name.name(),
+        name,
         digest: seen.root.digest.to_string(),
         repo_tags,
         created: config.created,
@@ -125,13 +131,14 @@ fn layer_data(layer: &Descriptor) -> LayerData {
 mod tests {
     use super::*;
     use crate::cli::image::samples::{Shelf, image};
+    use crate::content::Source;
 
     #[tokio::test]
     async fn an_image_is_described_with_the_names_that_skopeo_uses() {
         let mut shelf = Shelf::default();
         let root = shelf.image(image("amd64", &[("ADD a", 10)]));
         let name = shelf.name("h.example/x:1", root);
-        let seen = look(&shelf, &name, &"linux/amd64".parse().unwrap()).await.unwrap();
-        insta::assert_snapshot!(json(&describe(&name, &seen, vec!["1".into()])).unwrap());
+        let seen = look(&shelf, shelf.resolve(&name).await.unwrap(), &"linux/amd64".parse().unwrap()).await.unwrap();
+        insta::assert_snapshot!(json(&describe(name.name(), &seen, vec!["1".into()])).unwrap());
     }
 }

@@ -11,7 +11,7 @@ use crate::cli::place::Place;
 use crate::cli::{Context, Format};
 use crate::content::Source;
 use crate::error::Result;
-use crate::oci::{Digest, Platform, Reference};
+use crate::oci::{Descriptor, Digest, Platform, Reference};
 
 /// Which images.
 #[derive(Debug, clap::Args)]
@@ -36,9 +36,8 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     let place = Place::of(&args.image, context, context.notices()).await?;
     let mut stacks = Vec::new();
     for text in &args.images {
-        let name = context.reference(text)?;
-        let source = place.source(&name)?;
-        stacks.push(stack(source.as_ref(), &name, &platform).await?);
+        let named = place.named(text).await?;
+        stacks.push(stack(named.source.as_ref(), escape(&named.label), named.root().await?, &platform).await?);
     }
     let known = match &place {
         Place::Registry(..) => Known::Drawn,
@@ -64,22 +63,22 @@ fn name_others(stacks: &mut [Stack], sharing: &BTreeMap<Digest, BTreeSet<String>
     }
 }
 
-async fn stack(source: &dyn Source, name: &Reference, platform: &Platform) -> Result<Stack> {
-    Ok(stack_of(name, &look(source, name, platform).await?))
+async fn stack(source: &dyn Source, name: String, root: Descriptor, platform: &Platform) -> Result<Stack> {
+    Ok(stack_of(name, &look(source, root, platform).await?))
 }
 
-fn stack_of(name: &Reference, look: &Look) -> Stack {
+fn stack_of(name: String, look: &Look) -> Stack {
     let config = look.config();
     let instructions = config.instructions(look.image.layers.len());
     let layers = look.image.layers.iter().zip(instructions);
-    let layer = |(descriptor, instruction): (&crate::oci::Descriptor, Option<&str>)| Layer {
+    let layer = |(descriptor, instruction): (&Descriptor, Option<&str>)| Layer {
         digest: descriptor.digest.clone(),
         size: descriptor.size,
         instruction: instruction.map(|text| escape(&readable(text))),
         elsewhere: Vec::new(),
     };
     Stack {
-        name: name.familiar(),
+        name,
         platform: config.platform().map(|platform| platform.to_string()).unwrap_or_else(|| "no platform".into()),
         layers: layers.map(layer).collect(),
     }
@@ -164,7 +163,7 @@ mod tests {
         let platform = "linux/amd64".parse().unwrap();
         let mut stacks = Vec::new();
         for name in &names {
-            stacks.push(stack(&shelf, name, &platform).await.unwrap());
+            stacks.push(stack(&shelf, name.familiar(), shelf.resolve(name).await.unwrap(), &platform).await.unwrap());
         }
         let sharing = BTreeMap::from([(
             stacks[0].layers[0].digest.clone(),

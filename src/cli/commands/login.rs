@@ -10,7 +10,7 @@ use crate::cli::output::{note, print};
 use crate::cli::place::registry;
 use crate::error::Error;
 use crate::oci::reference::DOCKER_HUB;
-use crate::registry::{Credential, Kept, Secret};
+use crate::registry::{Credential, Kept};
 
 /// Longer passwords and tokens are not read.
 const MAX_PASSWORD: u64 = 64 * 1024;
@@ -42,17 +42,19 @@ pub struct Args {
 pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     let registry = registry(&context.settings, context.notices());
     let host = args.host.clone();
+    let given = context.settings.creds.value.clone().filter(|_| args.username.is_none());
     let terminal = termios::tcgetattr(std::io::stdin()).ok();
     // A prompt waits for a person: not on a worker.
-    let (user, password) = tokio::select! {
-        asked = tokio::task::spawn_blocking(|| ask(args)) => asked??,
+    let credential = tokio::select! {
+        asked = tokio::task::spawn_blocking(|| given.map_or_else(|| ask(args), Ok)) => asked??,
         () = context.cancel.cancelled() => {
             // The prompt had switched the echo off, and nobody else will switch it on again.
             let _ = terminal.map(|modes| termios::tcsetattr(std::io::stdin(), OptionalActions::Now, &modes));
             return Err(Error::Interrupted.into());
         }
     };
-    let login = registry.login(&host, Credential::password(user, password));
+    let patience = context.transfer(context.notices());
+    let login = patience.persist(&host, || registry.login(&host, credential.clone()));
     let kept = context.until_cancelled(async { Ok(login.await?) }).await?;
     note(&format!("credentials kept {}", place_of(&kept)));
     Ok(print("Login Succeeded\n")?)
@@ -66,7 +68,7 @@ pub(super) fn place_of(kept: &Kept) -> String {
     }
 }
 
-fn ask(args: Args) -> anyhow::Result<(String, Secret)> {
+fn ask(args: Args) -> anyhow::Result<Credential> {
     let is_terminal = std::io::stdin().is_terminal();
     if args.password.is_some() {
         note("warning: --password can be seen by other users of this machine; --password-stdin cannot");
@@ -83,7 +85,7 @@ fn ask(args: Args) -> anyhow::Result<(String, Secret)> {
         None => return Err(Error::Usage("no terminal to ask on: give --password-stdin".into()).into()),
     };
     match (user.is_empty(), password.is_empty()) {
-        (false, false) => Ok((user, password.into())),
+        (false, false) => Ok(Credential::password(user, password)),
         _ => Err(Error::Usage("neither the user name nor the password may be empty".into()).into()),
     }
 }

@@ -1,5 +1,7 @@
 //! `layerpull logout`: forgets the credentials for a registry.
 
+use std::path::PathBuf;
+
 use super::login::place_of;
 use crate::cli::Context;
 use crate::cli::config::{RegistryFlags, values};
@@ -13,9 +15,16 @@ pub struct Args {
     /// Registry [default: docker.io]
     #[arg(value_name = "REGISTRY", value_parser = values::registry, default_value = DOCKER_HUB, hide_default_value = true)]
     host: String,
-    /// Which credential file.
-    #[command(flatten)]
-    pub registry: RegistryFlags,
+    /// The only credential file to look into
+    #[arg(long, value_name = "FILE")]
+    authfile: Option<PathBuf>,
+}
+
+impl Args {
+    /// Those of its flags that are settings.
+    pub fn flags(&self) -> RegistryFlags {
+        RegistryFlags { authfile: self.authfile.clone(), ..RegistryFlags::default() }
+    }
 }
 
 /// Forgets them, wherever they are kept.

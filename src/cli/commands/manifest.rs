@@ -4,7 +4,6 @@ use crate::cli::Context;
 use crate::cli::image::{ImageFlags, manifest_for};
 use crate::cli::output::print_verbatim;
 use crate::cli::place::Place;
-use crate::oci::Reference;
 
 /// Which image.
 #[derive(Debug, clap::Args)]
@@ -22,10 +21,8 @@ pub struct Args {
 /// # Errors
 /// Those of the place.
 pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
-    let name: Reference = context.reference(&args.name)?;
-    let place = Place::of(&args.image, context, context.notices()).await?;
-    let source = place.source(&name)?;
-    let root = source.resolve(&name).await?;
+    let named = Place::of(&args.image, context, context.notices()).await?.named(&args.name).await?;
+    let (source, root) = (&named.source, named.root().await?);
     let manifest = match &args.image.platform {
         Some(platform) => manifest_for(source.as_ref(), &root, platform).await?,
         None => source.manifest(&root).await?,

@@ -1,9 +1,10 @@
 //! `layerpull pull`: images into the store, moving only what is missing.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::cli::config::{Origin, RegistryFlags, TransferFlags};
+use crate::cli::digestfile::Digestfile;
 use crate::cli::exit::{self, Told};
 use crate::cli::output::{note, print};
 use crate::cli::place::{self, registry, with_local};
@@ -38,7 +39,7 @@ pub struct Args {
     /// Output format
     #[arg(long, value_enum, default_value_t = Format::Text)]
     format: Format,
-    /// Write the digests into this file
+    /// Write the digests into this file, one a line; the line of an image that failed is empty
     #[arg(long, value_name = "FILE")]
     digestfile: Option<PathBuf>,
     /// Which registry and how.
@@ -55,11 +56,23 @@ pub struct Args {
 /// Those of the only image; [`Told`] when some of several failed; `Store`, `Interrupted`.
 pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     let names: Vec<Reference> = args.images.iter().map(|text| context.reference(text)).collect::<Result<_>>()?;
+    if let Some(text) = args.images.iter().find(|text| args.all_tags && is_pinned(text)) {
+        return Err(Error::Usage(format!("--all-tags takes every tag: leave out which one in {text}")).into());
+    }
+    // A file that cannot be written is no reason to pull first.
+    let digests = args.digestfile.as_deref().map(Digestfile::open).transpose()?;
     let progress = Progress::start(mode(&args, context));
     let ended = pull(&args, names, context, &progress).await;
     progress.finish();
     let (pulled, report) = ended?;
-    conclude(&args, context, &pulled, &report)
+    conclude(&args, context, &pulled, &report)?;
+    if let Some(digests) = digests {
+        digests.write(&pulled)?;
+    }
+    match exit::of_several(failures(&pulled), pulled.len()) {
+        0 => Ok(()),
+        code => Err(Told(code).into()),
+    }
 }
 
 /// Somebody who asked for one line gets no progress, unless they asked for that, too.
@@ -82,12 +95,22 @@ async fn pull(
     let _shared = store.share_to_write().await?;
     let sink: Arc<dyn Sink> = Arc::new(store);
     let transfer = context.transfer(events);
+    let mut failed = Vec::new();
     let names = match args.all_tags {
-        true => all_tags(&registry, &transfer, &names).await?,
+        true => all_tags(&registry, &transfer, names, &mut failed).await?,
         false => names,
     };
-    let jobs = names.iter().map(|name| job(args, name, &registry, &sink, context)).collect::<Result<_>>()?;
-    let plan = transfer.plan(jobs).await?;
+    let mut jobs = Vec::new();
+    for name in names {
+        match job(args, &name, &registry, &sink, context) {
+            Ok(job) => jobs.push(job),
+            // The trust policy refuses this one; the others are pulled.
+            Err(error @ Error::Refused { .. }) => failed.push((name, error)),
+            Err(error) => return Err(error),
+        }
+    }
+    let mut plan = transfer.plan(jobs).await?;
+    plan.failed.extend(failed.into_iter().map(|(name, error)| (name, Arc::new(error))));
     let sizes = results::sizes(&plan);
     let report = transfer.run(plan).await?;
     Ok((results::pulled(&report, &sizes), report))
@@ -102,10 +125,22 @@ fn job(args: &Args, name: &Reference, registry: &Registry, sink: &Arc<dyn Sink>,
     Ok(Job { name: name.clone(), target: name.clone(), source, sink: Arc::clone(sink), platforms })
 }
 
-async fn all_tags(registry: &Registry, transfer: &Transfer, names: &[Reference]) -> Result<Vec<Reference>> {
+async fn all_tags(
+    registry: &Registry,
+    transfer: &Transfer,
+    names: Vec<Reference>,
+    failed: &mut Vec<(Reference, Error)>,
+) -> Result<Vec<Reference>> {
     let mut all = Vec::new();
     for name in names {
-        let tags = transfer.persist(&name.name(), || registry.tags(name)).await?;
+        let tags = match transfer.persist(&name.name(), || registry.tags(&name)).await {
+            Ok(tags) => tags,
+            Err(Error::Interrupted) => return Err(Error::Interrupted),
+            Err(error) => {
+                failed.push((name, error));
+                continue;
+            }
+        };
         for tag in tags {
             match name.tagged(&tag) {
                 Ok(tagged) => all.push(tagged),
@@ -119,30 +154,32 @@ async fn all_tags(registry: &Registry, transfer: &Transfer, names: &[Reference])
     Ok(all)
 }
 
+/// Whether a name says which image of its repository is meant: a tag is `latest` only where none was given.
+fn is_pinned(text: &str) -> bool {
+    text.contains('@') || text.rsplit('/').next().is_some_and(|last| last.contains(':'))
+}
+
 /// Results on standard output, the summary and failures on standard error.
 fn conclude(args: &Args, context: &Context, pulled: &[Pulled], report: &Report) -> anyhow::Result<()> {
-    let failures: Vec<&Error> =
-        pulled.iter().filter_map(|image| image.result.as_ref().err().map(Arc::as_ref)).collect();
+    let failures = failures(pulled);
     for error in &failures {
-        exit::tell(error);
+        exit::tell(error, &context.ground);
     }
     hint(context, &failures);
     // The last event says the same to a program.
     if !args.quiet && mode(args, context) != Mode::Json && failures.len() < pulled.len() {
         note(&results::summary(report));
     }
-    if let Some(file) = &args.digestfile {
-        write_digests(file, pulled)?;
-    }
     print(&match (args.quiet, args.format) {
         (true, _) => results::quiet(pulled),
         (false, Format::Text) => results::text(pulled),
-        (false, Format::Json) => results::json(pulled)?,
+        (false, Format::Json) => results::json(pulled, report)?,
     })?;
-    match exit::of_several(failures, pulled.len()) {
-        0 => Ok(()),
-        code => Err(Told(code).into()),
-    }
+    Ok(())
+}
+
+fn failures(pulled: &[Pulled]) -> Vec<&Error> {
+    pulled.iter().filter_map(|image| image.result.as_ref().err().map(Arc::as_ref)).collect()
 }
 
 /// A word that is no image may have meant a command.
@@ -151,11 +188,4 @@ fn hint(context: &Context, failures: &[&Error]) {
     if let Some(command) = args::meant(word).filter(|_| !failures.is_empty()) {
         note(&format!("hint: {word:?} was taken for an image; did you mean `layerpull {command}`?"));
     }
-}
-
-/// As skopeo does: without a line break at the end.
-fn write_digests(file: &Path, pulled: &[Pulled]) -> Result<()> {
-    let digests = pulled.iter().filter_map(|image| image.result.as_ref().ok());
-    let text = digests.map(ToString::to_string).collect::<Vec<_>>().join("\n");
-    std::fs::write(file, text).map_err(Error::store("write the digests to", file))
 }

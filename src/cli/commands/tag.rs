@@ -2,9 +2,9 @@
 
 use crate::cli::Context;
 use crate::cli::place;
-use crate::content::Sink;
-use crate::error::Error;
-use crate::oci::Reference;
+use crate::content::{Root, Sink};
+use crate::error::{Error, Result};
+use crate::store::Store;
 
 /// Which image, and its new name.
 #[derive(Debug, clap::Args)]
@@ -22,8 +22,7 @@ pub struct Args {
 /// # Errors
 /// `NotFound` when the image is not in the store.
 pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
-    let (source, target): (Reference, Reference) =
-        (context.reference(&args.source)?, args.target.parse::<Reference>().map_err(Error::from)?);
+    let target = context.reference(&args.target)?;
     if target.digest().is_some() {
         return Err(Error::Usage(format!(
             "{target}: a name with a digest cannot be given; leave out what follows the @"
@@ -32,11 +31,20 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     }
     let store = place::store(context, context.notices())?;
     let _shared = store.share_to_write().await?;
-    let root = store.tagged(&source).await?.ok_or_else(|| Error::NotFound {
-        what: source.to_string(),
-        place: store.root().display().to_string(),
-        why: "`layerpull images` lists what is there".into(),
-    })?;
+    let root = root(&store, &args.source, context).await?;
     store.tag(&target, &root).await?;
     Ok(())
+}
+
+/// What `images` shows as `text` points to, else what goes by that reference.
+async fn root(store: &Store, text: &str, context: &Context) -> Result<Root> {
+    if let Some(entered) = store.entered(text).await?.into_iter().next() {
+        return Ok(entered.root);
+    }
+    let name = context.reference(text)?;
+    store.tagged(&name).await?.ok_or_else(|| Error::NotFound {
+        what: name.to_string(),
+        place: store.root().display().to_string(),
+        why: "`layerpull images` lists what is there".into(),
+    })
 }

@@ -1,19 +1,17 @@
 //! `layerpull verify`: every byte of the store checked again.
 
-use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::collections::BTreeMap;
 
 use crate::cli::config::{RegistryFlags, TransferFlags};
-use crate::cli::exit::{self, Told};
+use crate::cli::exit::Told;
 use crate::cli::output::{escape, json, note, print};
-use crate::cli::place::{self, registry, with_local};
+use crate::cli::place;
 use crate::cli::progress::Progress;
+use crate::cli::repair::{Fate, repair};
 use crate::cli::{Context, Format};
-use crate::content::Sink;
 use crate::error::Result;
 use crate::event::Events;
 use crate::store::{Broken, Damage, Store};
-use crate::transfer::{Job, Platforms};
 
 /// What is done about it.
 #[derive(Debug, clap::Args)]
@@ -45,65 +43,54 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     let store = place::store(context, events.clone())?;
     let ended = examine(&args, context, &store, events).await;
     progress.finish();
-    let (broken, left) = ended?;
+    let found = ended?;
     print(&match args.format {
-        Format::Text => broken.iter().map(|broken| line(broken) + "\n").collect(),
-        Format::Json => json(&broken.iter().map(object).collect::<Vec<_>>())?,
+        Format::Text => found.iter().map(|found| line(found) + "\n").collect(),
+        Format::Json => json(&found.iter().map(object).collect::<Vec<_>>())?,
     })?;
-    note(&verdict(broken.len(), left.len()));
-    match left.len() {
-        0 => Ok(()),
-        _ => Err(Told(BROKEN).into()),
+    note(&verdict(&found));
+    match found.iter().any(Found::is_broken) {
+        false => Ok(()),
+        true => Err(Told(BROKEN).into()),
     }
 }
 
-/// What was broken, and what still is.
-async fn examine(args: &Args, context: &Context, store: &Store, events: Events) -> Result<(Vec<Broken>, Vec<Broken>)> {
+/// Something broken, and what became of it; `None` when nobody asked for repair.
+struct Found {
+    broken: Broken,
+    fate: Option<Fate>,
+}
+
+impl Found {
+    fn is_broken(&self) -> bool {
+        !matches!(self.fate, Some(Fate::Fetched | Fate::Removed))
+    }
+}
+
+async fn examine(args: &Args, context: &Context, store: &Store, events: Events) -> Result<Vec<Found>> {
     let shared = store.share().await?;
     let broken = store.verify().await?;
     drop(shared);
-    if !args.repair || broken.is_empty() {
-        return Ok((broken.clone(), broken));
-    }
-    repair(context, store, &broken, events).await?;
-    let left = store.verify().await?;
-    Ok((broken, left))
+    let mut fates = match args.repair && !broken.is_empty() {
+        true => repair(context, store, &broken, events).await?,
+        false => BTreeMap::new(),
+    };
+    Ok(broken.into_iter().map(|broken| Found { fate: fates.remove(&broken.digest), broken }).collect())
 }
 
-async fn repair(context: &Context, store: &Store, broken: &[Broken], events: Events) -> Result<()> {
-    let _shared = store.share_to_write().await?;
-    let wanted: BTreeSet<&str> = broken.iter().flat_map(|broken| &broken.images).map(String::as_str).collect();
-    let registry = registry(&context.settings, events.clone());
-    let sink: Arc<dyn Sink> = Arc::new(store.clone());
-    let mut jobs = Vec::new();
-    for image in store.images().await? {
-        let is_wanted = image.name.as_deref().is_some_and(|name| wanted.contains(name));
-        let Some(name) = image.reference.filter(|_| is_wanted) else { continue };
-        // What is here is fetched again, though the tag may point elsewhere by now.
-        let pinned = name.at(image.root.digest.clone());
-        let platforms = match store.tagged(&name).await?.and_then(|root| root.platforms) {
-            Some(platforms) => Platforms::Only(platforms),
-            None => Platforms::All,
-        };
-        let source = with_local(Arc::new(registry.repository(&name)?), &context.settings)?;
-        jobs.push(Job { name: pinned, target: name, source, sink: Arc::clone(&sink), platforms });
-    }
-    for broken in broken {
-        store.remove_broken(broken).await?;
-    }
-    let transfer = context.transfer(events);
-    let plan = transfer.plan(jobs).await?;
-    let report = transfer.run(plan).await?;
-    report.images.iter().filter_map(|image| image.result.as_ref().err()).for_each(|error| exit::tell(error));
-    Ok(())
-}
-
-fn line(broken: &Broken) -> String {
+fn line(found: &Found) -> String {
+    let broken = &found.broken;
     let images = match broken.images.is_empty() {
         true => "no image needs it".into(),
         false => format!("needed by {}", escape(&broken.images.join(", "))),
     };
-    format!("{}: {}; {images}", broken.digest, damage(&broken.damage))
+    let fate = match &found.fate {
+        None => String::new(),
+        Some(Fate::Fetched) => "; fetched again".into(),
+        Some(Fate::Removed) => "; removed".into(),
+        Some(Fate::Kept(why)) => format!("; cannot be fetched: {}", escape(why)),
+    };
+    format!("{}: {}; {images}{fate}", broken.digest, damage(&broken.damage))
 }
 
 fn damage(damage: &Damage) -> String {
@@ -115,15 +102,32 @@ fn damage(damage: &Damage) -> String {
     }
 }
 
-fn object(broken: &Broken) -> serde_json::Value {
-    serde_json::json!({"digest": broken.digest, "damage": damage(&broken.damage), "images": broken.images})
+fn object(found: &Found) -> serde_json::Value {
+    let broken = &found.broken;
+    let (fate, why) = match &found.fate {
+        None => (None, None),
+        Some(Fate::Fetched) => (Some("fetched"), None),
+        Some(Fate::Removed) => (Some("removed"), None),
+        Some(Fate::Kept(why)) => (Some("kept"), Some(why)),
+    };
+    serde_json::json!({
+        "digest": broken.digest, "damage": damage(&broken.damage), "images": broken.images, "repair": fate, "why": why,
+    })
 }
 
-fn verdict(broken: usize, left: usize) -> String {
-    match (broken, left) {
-        (0, _) => "everything is what its digest names".into(),
-        (_, 0) => format!("{broken} broken, all fetched again"),
-        _ => format!("{left} broken; `layerpull verify --repair` fetches again what images need"),
+fn verdict(found: &[Found]) -> String {
+    let count = |is: fn(&Fate) -> bool| found.iter().filter(|found| found.fate.as_ref().is_some_and(is)).count();
+    match found.first() {
+        None => "everything is what its digest names".into(),
+        Some(Found { fate: None, .. }) => {
+            format!("{} broken; `layerpull verify --repair` fetches again what images need", found.len())
+        }
+        Some(_) => {
+            let fetched = count(|fate| *fate == Fate::Fetched);
+            let removed = count(|fate| *fate == Fate::Removed);
+            let kept = count(|fate| matches!(fate, Fate::Kept(_)));
+            format!("{} broken: {fetched} fetched again, {removed} removed, {kept} cannot be fetched", found.len())
+        }
     }
 }
 
@@ -137,12 +141,5 @@ mod tests {
         assert_eq!(damage(&Damage::Size { expected: 10, found: 3 }), "3 bytes where 10 should be");
         assert_eq!(damage(&Damage::Digest { found: found.clone() }), format!("its bytes have digest {found}"));
         assert_eq!(damage(&Damage::Unreadable("x\u{1b}".into())), "x\\u{1b}");
-    }
-
-    #[test]
-    fn the_verdict_counts_what_is_still_broken() {
-        assert_eq!(verdict(0, 0), "everything is what its digest names");
-        assert_eq!(verdict(3, 0), "3 broken, all fetched again");
-        assert!(verdict(3, 1).starts_with("1 broken; `layerpull verify --repair`"));
     }
 }

@@ -5,8 +5,9 @@ use std::time::Duration;
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::lines::{intention, remark};
+use super::terminal::{self, Narrow};
 use super::{Check, Display, Flight, Snapshot, Surroundings};
-use crate::cli::output::{self, duration, pad, percent, rate, shorten, size, terminal_columns, width};
+use crate::cli::output::{self, duration, pad, percent, rate, shorten, size, width};
 use crate::event::Event;
 
 /// Time between two drawings.
@@ -36,7 +37,8 @@ enum Palette {
 
 impl Bars {
     pub(super) fn new(surroundings: Surroundings) -> Bars {
-        let screen = MultiProgress::with_draw_target(ProgressDrawTarget::stderr_with_hz(10));
+        let screen =
+            MultiProgress::with_draw_target(ProgressDrawTarget::term_like_with_hz(Box::new(Narrow::default()), 10));
         let palette = if surroundings.colour { Palette::Coloured } else { Palette::Plain };
         Bars { screen, lines: Vec::new(), palette, drawn: None }
     }
@@ -73,9 +75,7 @@ impl Display for Bars {
         let due = self.drawn.is_none_or(|last| snapshot.elapsed >= last + INTERVAL);
         if due && (snapshot.blobs > 0 || snapshot.check.is_some()) {
             self.drawn = Some(snapshot.elapsed);
-            // The last column stays free: some terminals wrap when it is written.
-            let columns = terminal_columns(std::io::stderr()).unwrap_or(80).saturating_sub(1);
-            self.draw(&frame(snapshot, columns, self.palette));
+            self.draw(&frame(snapshot, terminal::columns(), self.palette));
         }
     }
 

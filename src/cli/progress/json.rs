@@ -1,5 +1,6 @@
 //! Progress as JSON: one object a line, with the kind of the event under `event`.
 
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::time::Duration;
 
@@ -50,8 +51,27 @@ impl<W: Write + Send> Display for Json<W> {
     }
 
     fn finish(&mut self, snapshot: &Snapshot) {
-        self.line(&progress(snapshot));
+        self.line(&done(snapshot));
     }
+}
+
+/// The last line, however it ended. What a former run had left of a blob did not have to move either.
+fn done(snapshot: &Snapshot) -> Value {
+    let held = snapshot.held.saturating_add(snapshot.resumed);
+    json!({
+        "event": "done",
+        "moved": snapshot.network,
+        "held": held,
+        "local": snapshot.local,
+        "saved": held.saturating_add(snapshot.local),
+        "causes": causes(&snapshot.lost),
+        "elapsed_ms": snapshot.elapsed.as_millis() as u64,
+    })
+}
+
+/// Bytes that travelled twice, by the stable name of the cause, as in results and events.
+pub(crate) fn causes(lost: &BTreeMap<Cause, u64>) -> BTreeMap<&'static str, u64> {
+    lost.iter().map(|(cause, count)| (cause_name(*cause), *count)).collect()
 }
 
 fn progress(snapshot: &Snapshot) -> Value {
@@ -134,7 +154,8 @@ mod tests {
         let events = [
             planned(&[("a", 10, Holding::Partial(4))]),
             started("a", 4),
-            bytes("a", 6),
+            bytes("a", 4),
+            Event::Lost { blob: digest("a"), count: 2, cause: Cause::Overlap },
             Event::Warning { text: "a\nb\u{9b}".into() },
             finished("a", Arrival::Transferred),
         ];
@@ -148,10 +169,13 @@ mod tests {
         let text = String::from_utf8(json.to).unwrap();
         let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
         let kinds: Vec<&str> = lines.iter().map(|line| line["event"].as_str().unwrap()).collect();
-        assert_eq!(kinds, ["planned", "started", "warning", "finished", "progress"]);
+        assert_eq!(kinds, ["planned", "started", "lost", "warning", "finished", "done"]);
         assert_eq!(lines[0]["blobs"][0]["held"], 4);
-        assert_eq!(lines[2]["text"], "a\nb\u{9b}");
-        assert_eq!((&lines[4]["done"], &lines[4]["moved"]), (&json!(10), &json!(6)));
+        assert_eq!(lines[3]["text"], "a\nb\u{9b}");
+        let done = json!({
+            "event": "done", "moved": 6, "held": 4, "local": 0, "saved": 4, "causes": {"overlap": 2}, "elapsed_ms": 1000,
+        });
+        assert_eq!(lines[5], done);
         assert!(!text.contains('\u{9b}'));
     }
 }

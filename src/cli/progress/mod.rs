@@ -7,6 +7,7 @@ mod json;
 mod lines;
 mod quiet;
 mod tally;
+mod terminal;
 
 use std::fmt;
 use std::io::IsTerminal as _;
@@ -15,6 +16,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crate::event::{Event, Observer};
+pub(crate) use json::causes;
 use tally::{Check, Flight, Snapshot, Tally};
 
 /// Events that wait to be shown, at most; when a terminal stands still, further ones are counted and left out.

@@ -38,6 +38,7 @@ pub struct Tally {
     resumed: u64,
     network: u64,
     local: u64,
+    lost: BTreeMap<Cause, u64>,
     check: Option<Check>,
     checked: u64,
     meter: Meter,
@@ -84,6 +85,8 @@ pub struct Snapshot {
     pub network: u64,
     /// Bytes that came from elsewhere on this machine.
     pub local: u64,
+    /// Bytes that came in vain, by cause.
+    pub lost: BTreeMap<Cause, u64>,
     /// Blobs that had to travel.
     pub blobs: usize,
     /// Of these, how many are here.
@@ -129,20 +132,25 @@ impl Tally {
                 }
                 self.change(blob, |blob| blob.done = blob.done.saturating_add(*count));
             }
-            // These came in vain, and were never counted as done.
-            Event::Lost { count, cause: Cause::RangeIgnored | Cause::Overlap, .. } => self.network += count,
-            Event::Lost { blob, count, .. } => {
-                self.change(blob, |blob| {
-                    blob.done = blob.done.saturating_sub(*count);
-                    blob.resumed = blob.resumed.min(blob.done);
-                });
-            }
+            Event::Lost { blob, count, cause } => self.lose(blob, *count, *cause),
             Event::Finished { blob, how } => self.finish(blob, how),
             Event::Checking { blobs, bytes } => {
                 self.check = Some(Check { blobs: *blobs, size: *bytes, ..Check::default() });
             }
             Event::Checked { size, .. } => self.check(*size),
             _ => {}
+        }
+    }
+
+    fn lose(&mut self, digest: &Digest, count: u64, cause: Cause) {
+        *self.lost.entry(cause).or_default() += count;
+        match cause {
+            // These came in vain, and were never counted as done.
+            Cause::RangeIgnored | Cause::Overlap => self.network += count,
+            _ => self.change(digest, |blob| {
+                blob.done = blob.done.saturating_sub(count);
+                blob.resumed = blob.resumed.min(blob.done);
+            }),
         }
     }
 
@@ -197,6 +205,7 @@ impl Tally {
             resumed: self.resumed,
             network: self.network,
             local: self.local,
+            lost: self.lost.clone(),
             blobs: self.blobs.len(),
             finished: blobs.clone().filter(|blob| blob.stage == Stage::Finished).count(),
             flights: flying.map(|(digest, blob)| blob.flight(digest)).collect(),

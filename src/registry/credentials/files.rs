@@ -55,13 +55,14 @@ pub(super) fn search_order(environment: &Environment, authfile: Option<&Path>) -
         return vec![AuthFile::containers(only)];
     }
     let docker = |folder: PathBuf| AuthFile { path: folder.join("config.json"), form: Form::Docker };
-    if let Some(folder) = environment.path("DOCKER_CONFIG") {
-        return vec![docker(folder)];
-    }
-    let mut files = vec![AuthFile::containers(runtime_file(environment))];
+    // Whoever sets it means it first.
+    let own = environment.path("DOCKER_CONFIG").map(docker);
+    let has_own = own.is_some();
+    let mut files: Vec<AuthFile> = own.into_iter().collect();
+    files.push(AuthFile::containers(runtime_file(environment)));
     files.extend(environment.config_home().map(|c| AuthFile::containers(c.join("containers/auth.json"))));
     if let Some(home) = environment.home() {
-        files.push(docker(home.join(".docker")));
+        files.extend((!has_own).then(|| docker(home.join(".docker"))));
         files.push(AuthFile { path: home.join(".dockercfg"), form: Form::Legacy });
     }
     files
@@ -197,13 +198,14 @@ mod tests {
     }
 
     #[test]
-    fn docker_config_replaces_the_usual_places() {
+    fn docker_config_comes_before_the_usual_places() {
         let environment = Environment::empty().with("HOME", "/h").with("XDG_RUNTIME_DIR", "/r");
         let paths = |e: &Environment| search_order(e, None).into_iter().map(|f| f.path).collect::<Vec<_>>();
         let usual =
             ["/r/containers/auth.json", "/h/.config/containers/auth.json", "/h/.docker/config.json", "/h/.dockercfg"];
         assert_eq!(paths(&environment), usual.map(PathBuf::from));
         let docker = environment.with("DOCKER_CONFIG", "/d");
-        assert_eq!(paths(&docker), [PathBuf::from("/d/config.json")]);
+        let with_own = ["/d/config.json", usual[0], usual[1], usual[3]];
+        assert_eq!(paths(&docker), with_own.map(PathBuf::from));
     }
 }

@@ -6,6 +6,7 @@ use std::process::Stdio;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use rustix::process::{Pid, Signal, kill_process_group};
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::Command;
@@ -99,7 +100,7 @@ impl Helpers {
         let program = format!("docker-credential-{name}");
         let program = self.folder.as_ref().map_or_else(|| program.clone().into(), |folder| folder.join(&program));
         let mut command = Command::new(program);
-        command.arg(action).kill_on_drop(true);
+        command.arg(action).process_group(0);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
         let (succeeded, output) = match tokio::time::timeout(self.time, exchange(command, input)).await {
             Ok(done) => done.map_err(|e| format!("it cannot be run: {e}"))?,
@@ -110,9 +111,22 @@ impl Helpers {
     }
 }
 
-/// Dropping the future ends the program.
+/// A program that runs, with what it started: all of it ends when this is dropped.
+struct Group(Option<Pid>);
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        if let Some(leader) = self.0 {
+            // It may have ended by itself.
+            let _ = kill_process_group(leader, Signal::KILL);
+        }
+    }
+}
+
+/// Dropping the future ends the program. What it leaves behind when it ends by itself, as an agent, stays.
 async fn exchange(mut command: Command, input: &[u8]) -> std::io::Result<(bool, String)> {
     let mut child = command.spawn()?;
+    let mut group = Group(child.id().and_then(|id| Pid::from_raw(id.cast_signed())));
     let (stdin, stdout) = (child.stdin.take(), child.stdout.take());
     if let Some(mut stdin) = stdin {
         // A program that does not read its question may still answer.
@@ -123,5 +137,6 @@ async fn exchange(mut command: Command, input: &[u8]) -> std::io::Result<(bool, 
         stdout.take(MAX_OUTPUT).read_to_end(&mut output).await?;
     }
     let succeeded = child.wait().await?.success();
+    group.0 = None;
     Ok((succeeded, String::from_utf8_lossy(&output).into_owned()))
 }

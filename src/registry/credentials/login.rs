@@ -9,10 +9,11 @@ use serde_json::{Map, Value};
 
 use super::files::{self, AuthFile, Form, normalise};
 use super::helper::Helpers;
-use super::{Credential, HUB_KEY};
+use super::{Credential, HUB_KEY, helper_keys};
 use crate::content::file::read_configuration;
 use crate::error::{Error, Result};
 use crate::oci::reference::DOCKER_HUB;
+use crate::registry::answer::Notices;
 use crate::registry::environment::Environment;
 
 /// Where a credential was put, or taken from.
@@ -54,7 +55,8 @@ pub(in crate::registry) async fn keep(
     Ok(kept)
 }
 
-/// Forgets what is known of `registry` in every file of the search order, and says where it was.
+/// Forgets what is known of `registry` in every file of the search order, and says where it was. A helper that fails, as
+/// one that is not installed any more, is warned of: what the files know goes all the same.
 ///
 /// # Errors
 /// As [`keep`].
@@ -62,6 +64,7 @@ pub(in crate::registry) async fn forget(
     environment: &Environment,
     authfile: Option<&Path>,
     registry: &str,
+    notices: &Notices,
 ) -> Result<Vec<Kept>> {
     let mut forgotten = Vec::new();
     for file in files::search_order(environment, authfile) {
@@ -75,10 +78,12 @@ pub(in crate::registry) async fn forget(
         auths.retain(|known, _| normalise(known) != registry);
         let known = auths.len() < before;
         if let Some(name) = helper {
-            let erased = Helpers::default().erase(&name, key_of(&file, registry)).await;
-            erased.map_err(|why| Error::Usage(format!("the credential helper {name:?} does not forget it: {why}")))?;
-            forgotten.push(Kept::Helper(name));
-        } else if known {
+            match erase(&name, registry).await {
+                Ok(()) => forgotten.push(Kept::Helper(name)),
+                Err(why) => notices.warn(format!("the credential helper {name:?} does not forget {registry}: {why}")),
+            }
+        }
+        if known && !matches!(forgotten.last(), Some(Kept::Helper(_))) {
             forgotten.push(Kept::File(file.path.clone()));
         }
         if known {
@@ -88,18 +93,46 @@ pub(in crate::registry) async fn forget(
     Ok(forgotten)
 }
 
-/// The file that knows the registry already, else the first that exists, else the first of all.
+/// Every key under which other programs may have kept it.
+async fn erase(helper: &str, registry: &str) -> Result<(), String> {
+    for key in helper_keys(registry) {
+        Helpers::default().erase(helper, key).await?;
+    }
+    Ok(())
+}
+
+/// The file that `DOCKER_CONFIG` names; else the one that knows the registry already, else the first that exists, else
+/// the first that can be made.
 fn target(environment: &Environment, authfile: Option<&Path>, registry: &str) -> AuthFile {
     let mut files = files::search_order(environment, authfile);
     files.retain(|file| file.form != Form::Legacy);
+    if files[0].form == Form::Docker {
+        return files.swap_remove(0);
+    }
     let knows = |file: &AuthFile| {
         read(file).is_ok_and(|mut document| {
             helper_name(&document, registry).is_some()
                 || auths_of(&mut document, file.form).is_ok_and(|a| a.keys().any(|key| normalise(key) == registry))
         })
     };
-    let chosen = files.iter().position(knows).or_else(|| files.iter().position(|file| file.path.exists()));
+    let exists = |file: &AuthFile| file.path.exists() && is_writable(&file.path);
+    let can_be_made = |file: &AuthFile| has_place(environment, &file.path);
+    let places = || files.iter();
+    let chosen = places().position(knows).or_else(|| places().position(exists));
+    let chosen = chosen.or_else(|| places().position(can_be_made));
     files.swap_remove(chosen.unwrap_or(0))
+}
+
+/// Whether the folders of a file are there or can be made. A runtime folder that is named and is not there belongs to
+/// a session that has ended.
+fn has_place(environment: &Environment, path: &Path) -> bool {
+    let runtime = environment.path("XDG_RUNTIME_DIR").filter(|folder| path.starts_with(folder));
+    let nearest = path.ancestors().skip(1).find(|folder| folder.exists());
+    runtime.is_none_or(|folder| folder.is_dir()) && nearest.is_some_and(is_writable)
+}
+
+fn is_writable(path: &Path) -> bool {
+    rustix::fs::access(path, rustix::fs::Access::WRITE_OK).is_ok()
 }
 
 fn key_of<'a>(file: &AuthFile, registry: &'a str) -> &'a str {
@@ -183,6 +216,32 @@ fn real_path(path: &Path) -> Result<PathBuf> {
 mod tests {
     use super::*;
 
+    fn notices() -> Notices {
+        Notices::new(std::sync::Arc::new(crate::event::Silent))
+    }
+
+    #[tokio::test]
+    async fn a_helper_that_is_gone_keeps_nobody_logged_in() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("auth.json");
+        std::fs::write(&file, r#"{"auths":{"h":{"auth":"YTpi"}},"credsStore":"gone-for-good"}"#).unwrap();
+        let forgotten = forget(&Environment::empty(), Some(&file), "h", &notices()).await.unwrap();
+        assert_eq!(forgotten, [Kept::File(file.clone())]);
+        assert!(json(&file)["auths"].get("h").is_none());
+    }
+
+    #[tokio::test]
+    async fn a_runtime_folder_that_is_gone_is_passed_over() {
+        let home = tempfile::tempdir().unwrap();
+        let gone = home.path().join("run");
+        let environment = Environment::empty()
+            .with("HOME", home.path().to_str().unwrap())
+            .with("XDG_RUNTIME_DIR", gone.to_str().unwrap());
+        let kept = keep(&environment, None, "h", &Credential::password("a", "b")).await.unwrap();
+        assert_eq!(kept, Kept::File(home.path().join(".config/containers/auth.json")));
+        assert!(!gone.exists());
+    }
+
     fn json(path: &Path) -> Value {
         serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
     }
@@ -201,7 +260,10 @@ mod tests {
         assert_eq!(after["auths"]["x"]["own"], 1);
         assert_eq!(after["auths"]["h.example"]["auth"], "YW5uOnB3");
         assert_eq!(file.metadata().unwrap().mode() & 0o777, 0o600);
-        assert_eq!(forget(&environment, Some(&file), "h.example").await.unwrap(), [Kept::File(file.clone())]);
+        assert_eq!(
+            forget(&environment, Some(&file), "h.example", &notices()).await.unwrap(),
+            [Kept::File(file.clone())]
+        );
         assert!(json(&file)["auths"].get("h.example").is_none());
         assert_eq!(json(&file)["auths"]["x"]["auth"], "YTpi");
     }
