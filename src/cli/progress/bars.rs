@@ -5,7 +5,7 @@ use std::time::Duration;
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::lines::{intention, remark};
-use super::terminal::{self, Narrow};
+use super::terminal::{self, Lines};
 use super::{Check, Display, Flight, Snapshot, Surroundings};
 use crate::cli::output::{self, duration, pad, percent, rate, shorten, size, width};
 use crate::event::Event;
@@ -38,7 +38,7 @@ enum Palette {
 impl Bars {
     pub(super) fn new(surroundings: Surroundings) -> Bars {
         let screen =
-            MultiProgress::with_draw_target(ProgressDrawTarget::term_like_with_hz(Box::new(Narrow::default()), 10));
+            MultiProgress::with_draw_target(ProgressDrawTarget::term_like_with_hz(Box::new(Lines::default()), 10));
         let palette = if surroundings.colour { Palette::Coloured } else { Palette::Plain };
         Bars { screen, lines: Vec::new(), palette, drawn: None }
     }
