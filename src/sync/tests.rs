@@ -97,6 +97,23 @@ fn our_own_form_says_all_of_it() {
 }
 
 #[test]
+fn the_documentation_shows_the_file_that_is_tested() {
+    let documentation = include_str!("../../docs/sync.md");
+    assert!(documentation.contains(include_str!("../../fixtures/sync/mirror.toml")));
+}
+
+#[test]
+fn large_files_within_the_bounds_are_read_in_no_time() {
+    let started = std::time::Instant::now();
+    for unit in ["- - ", "a: ", "[[", "{a: {", "? ", "\"", "'", "x ", "\n#", "&a ", "*a ", "|\n ", "- x\n", ": ", "\t"]
+    {
+        let _ = skopeo(&unit.repeat(MAX_FILE / unit.len()));
+        let _ = toml(&format!("[[sync]]\n{}", unit.repeat(MAX_FILE / unit.len() - 10)));
+    }
+    assert!(started.elapsed().as_secs() < 60, "{:?}", started.elapsed());
+}
+
+#[test]
 fn skopeos_form_selects_what_skopeo_selects() {
     let mirror = skopeo(include_str!("../../fixtures/sync/skopeo.yaml")).unwrap();
     assert_eq!(mirror.form, Form::Skopeo);
@@ -136,7 +153,7 @@ fn regsyncs_form_selects_what_regsync_selects() {
     let credentials = mirror.registries["docker.io"].credentials.clone().unwrap();
     assert_eq!((&*credentials.username, &*credentials.password), ("value of HUB_USER", "value of HUB_TOKEN"));
     let notes: Vec<_> = mirror.notes.iter().map(|note| (note.line, note.text.split('"').nth(1).unwrap())).collect();
-    assert_eq!(notes, [(14, "parallel"), (12, "repoAuth"), (20, "interval"), (32, "schedule")]);
+    assert_eq!(notes, [(14, "parallel"), (12, "repoAuth"), (20, "interval"), (31, "schedule")]);
 }
 
 #[test]

@@ -269,7 +269,7 @@ fn comparison(operator: &'static str, text: &str) -> Option<Comparison> {
         return None;
     }
     let is_wild = |part: &&str| matches!(*part, "x" | "X" | "*");
-    let given = parts.iter().position(|part| is_wild(part)).unwrap_or(parts.len());
+    let given = parts.iter().position(is_wild).unwrap_or(parts.len());
     if !parts[given..].iter().all(|part| is_wild(part) || number(part).is_some()) {
         return None;
     }
