@@ -213,3 +213,53 @@ fn every_tag_gets_a_decision() {
     let case = Case::new(&[("new", "n"), ("old", "o"), (&*signature, "s")]);
     assert_eq!(case.decide(&[]).len(), 3);
 }
+
+proptest::proptest! {
+    #[test]
+    fn whatever_is_known_nothing_that_stays_is_harmed(
+        manifests in proptest::collection::vec(proptest::option::weighted(0.9, 0usize..5), 1..9),
+        below in proptest::collection::vec(proptest::option::weighted(0.9, proptest::collection::vec(0usize..5, 0..3)), 5),
+        at_source in proptest::collection::btree_set(0usize..9, 1..6),
+        by_digest: bool,
+    ) {
+        let name = |n: usize| format!("m{n}");
+        let mut case = Case::new(&[]);
+        case.tags = (0..).zip(&manifests).map(|(n, m)| (format!("t{n}"), m.map(|m: usize| digest(&name(m))))).collect();
+        // Signatures of two of the manifests.
+        case.tags.extend([0, 1].map(|n| (format!("{}.sig", stem(&name(n))), Some(digest(&name(4 - n))))));
+        // Children have higher numbers; what is below them is below their parents too, or as unknown.
+        for (n, children) in below.iter().enumerate().rev() {
+            let all = children.iter().flatten().filter(|child| **child > n).try_fold(Vec::new(), |mut all, child| {
+                all.push(digest(&name(*child)));
+                all.extend(case.below.get(&digest(&name(*child)))?.iter().cloned());
+                Some(all)
+            });
+            case.below.extend(all.filter(|_| children.is_some()).map(|all| (digest(&name(n)), all)));
+        }
+        let listed: BTreeSet<String> = at_source.iter().map(|n| format!("t{n}")).collect();
+        case.source = SourceTags::Complete(listed.clone());
+        case.deletes = if by_digest { Deletes::ByDigestOnly } else { Deletes::ByTag };
+        let decisions = case.decide(&[]);
+        let stays: Vec<&String> =
+            decisions.iter().filter(|(_, d)| matches!(d, Decision::Leave(_))).map(|(tag, _)| tag).collect();
+        let needed = |tag: &str| match &case.tags[tag] {
+            Some(digest) => case.below.get(digest).map(|below| [std::slice::from_ref(digest), below.as_slice()].concat()),
+            None => None,
+        };
+        proptest::prop_assert_eq!(decisions.len(), case.tags.len());
+        for (tag, decision) in &decisions {
+            proptest::prop_assert!(stays.contains(&tag) || !listed.contains(tag));
+            proptest::prop_assert!(*decision != Decision::ByTag || !by_digest);
+            if let Decision::ByDigest(gone) = decision {
+                for other in &stays {
+                    let needed = needed(other);
+                    proptest::prop_assert!(needed.is_some_and(|needed| !needed.contains(gone)), "{tag} harms {other}");
+                }
+            }
+            if let (Some(stem), false) = (digest_tag(tag), stays.contains(&tag)) {
+                let needs = |other: &&String| needed(other).is_none_or(|n| n.iter().any(|d| digest_stem(d) == stem));
+                proptest::prop_assert!(!stays.iter().any(needs), "{tag} belongs to what stays");
+            }
+        }
+    }
+}

@@ -23,7 +23,7 @@ pub use self::select::{Named, Patterns, Selection};
 pub use self::target::{Destination, Repository, Scope};
 use self::tree::{File, Node, Value};
 use crate::error::{Error, Result};
-use crate::oci::Platform;
+use crate::oci::{InvalidReference, Platform, Reference};
 
 /// A file of more bytes is refused unread.
 pub const MAX_FILE: usize = 1024 * 1024;
@@ -71,6 +71,20 @@ pub struct Entry {
     pub platforms: Platforms,
     /// What goes along.
     pub attachments: Attachments,
+}
+
+impl Entry {
+    /// What is asked for at the source, and what it is called at the target, for one image of the selection.
+    ///
+    /// # Errors
+    /// When a tag is none.
+    pub fn ends(&self, named: &Named) -> Result<(Reference, Reference), InvalidReference> {
+        Ok(match named {
+            Named::Tag { source, target } => (self.source.tagged(source)?, self.target.tagged(target)?),
+            Named::Digest { source, target: Some(tag) } => (self.source.at(source)?, self.target.tagged(tag)?),
+            Named::Digest { source, target: None } => (self.source.at(source)?, self.target.at(source)?),
+        })
+    }
 }
 
 /// What of an image that has several platforms.

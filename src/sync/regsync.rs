@@ -115,26 +115,35 @@ fn read_defaults(reading: &Reading<'_>, node: &Node, attached: &mut Attached, no
         match key.name.as_str() {
             "referrers" => attached.referrers = reading.file.boolean(value)?,
             "digestTags" => attached.digest_tags = reading.file.boolean(value)?,
-            _ => other_key(reading, key, value, (&DEFAULTS, notes))?,
+            _ => Others { known: &DEFAULTS, notes }.take(reading, key, value)?,
         }
     }
     Ok(())
 }
 
-/// A key that has no effect, is not supported, or does not exist. Keys without a value ask for nothing.
-fn other_key(reading: &Reading<'_>, key: &Key, value: &Node, around: (&[&str], &mut Vec<Note>)) -> Result<()> {
-    let (known, notes) = around;
-    let find = |table: &[(&str, &'static str)]| table.iter().find(|(name, _)| *name == key.name).map(|(_, why)| *why);
-    let is_off = matches!(&value.value, Value::Null) || reading.file.boolean(value).is_ok_and(|on| !on);
-    match (find(&WITHOUT_EFFECT), find(&UNSUPPORTED)) {
-        _ if key.name.starts_with("x-") => Ok(()),
-        (Some(_), _) | (_, Some(_)) if is_off => Ok(()),
-        (Some(why), _) => {
-            notes.push(Note { line: key.line, text: format!("key {:?} has no effect: {why}", key.name) });
-            Ok(())
+/// The keys of a table that are not read one by one.
+struct Others<'a> {
+    /// Those that are, for messages.
+    known: &'a [&'a str],
+    notes: &'a mut Vec<Note>,
+}
+
+impl Others<'_> {
+    /// A key that has no effect, is not supported, or does not exist. Keys that are off ask for nothing.
+    fn take(&mut self, reading: &Reading<'_>, key: &Key, value: &Node) -> Result<()> {
+        let find =
+            |table: &[(&str, &'static str)]| table.iter().find(|(name, _)| *name == key.name).map(|(_, why)| *why);
+        let is_off = matches!(&value.value, Value::Null) || reading.file.boolean(value).is_ok_and(|on| !on);
+        match (find(&WITHOUT_EFFECT), find(&UNSUPPORTED)) {
+            _ if key.name.starts_with("x-") => Ok(()),
+            (Some(_), _) | (_, Some(_)) if is_off => Ok(()),
+            (Some(why), _) => {
+                self.notes.push(Note { line: key.line, text: format!("key {:?} has no effect: {why}", key.name) });
+                Ok(())
+            }
+            (None, Some(why)) => Err(reading.file.unsupported(key, why)),
+            (None, None) => Err(reading.file.unknown(key, self.known)),
         }
-        (None, Some(why)) => Err(reading.file.unsupported(key, why)),
-        (None, None) => Err(reading.file.unknown(key, known)),
     }
 }
 
@@ -154,7 +163,7 @@ fn read_creds(reading: &Reading<'_>, node: &Node, mirror: &mut Mirror) -> Result
                     _ => return Err(file.error(value.line, "key \"tls\": expected enabled, insecure or disabled")),
                 })
             }
-            _ => other_key(reading, key, value, (&CREDS, &mut mirror.notes))?,
+            _ => Others { known: &CREDS, notes: &mut mirror.notes }.take(reading, key, value)?,
         }
     }
     let credentials = match (user, pass) {
@@ -225,7 +234,7 @@ impl Step {
                 }
                 "referrers" => attached.referrers = file.boolean(value)?,
                 "digestTags" => attached.digest_tags = file.boolean(value)?,
-                _ => other_key(reading, key, value, (&SYNC, notes))?,
+                _ => Others { known: &SYNC, notes }.take(reading, key, value)?,
             }
         }
         let missing = |key: &str| file.error(node.line, format_args!("key {key:?} is missing"));

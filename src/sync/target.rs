@@ -6,7 +6,7 @@ use std::fmt;
 use super::tree::File;
 use super::{Entry, Named};
 use crate::error::{Error, Result};
-use crate::oci::{InvalidReference, Reference};
+use crate::oci::{Digest, InvalidReference, Reference};
 
 /// A registry and a repository in it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -41,6 +41,14 @@ impl Repository {
     /// When `tag` is none.
     pub fn tagged(&self, tag: &str) -> Result<Reference, InvalidReference> {
         self.to_string().parse::<Reference>()?.tagged(tag)
+    }
+
+    /// The manifest with this digest.
+    ///
+    /// # Errors
+    /// When this is no repository.
+    pub fn at(&self, digest: &Digest) -> Result<Reference, InvalidReference> {
+        Ok(self.to_string().parse::<Reference>()?.at(digest.clone()))
     }
 
     /// The last component of the path.
