@@ -9,6 +9,7 @@
 //! - [`registry`]: a registry as a source: requests, tokens, credentials.
 //! - [`store`]: an OCI image layout on disk as source and sink.
 //! - [`local`]: other image layouts on this machine, as origins of blobs.
+//! - [`sync`]: files that name many images to mirror, what they select, and what `--delete` may remove.
 //! - [`serve`]: the store as a registry over HTTP.
 //! - [`event`] and [`error`]: what happened, and what can go wrong.
 //! - [`cli`]: the commands.
@@ -23,4 +24,5 @@ pub mod oci;
 pub mod registry;
 pub mod serve;
 pub mod store;
+pub mod sync;
 pub mod transfer;

@@ -12,4 +12,4 @@ pub use descriptor::{Descriptor, MediaType};
 pub use digest::{Algorithm, Digest, Hasher, InvalidDigest};
 pub use manifest::{Image, Index, InvalidManifest, Manifest, RawManifest};
 pub use platform::{InvalidPlatform, Platform};
-pub use reference::{InvalidReference, Reference};
+pub use reference::{InvalidReference, Reference, is_tag};

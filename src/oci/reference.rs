@@ -235,11 +235,16 @@ fn is_component(component: &str) -> bool {
         })
 }
 
-fn check_tag(text: &str, tag: &str) -> Result<(), InvalidReference> {
+/// Whether `text` is a tag: 1 to 128 letters, digits, `_`, `.` and `-`, not beginning with `.` or `-`
+/// (OCI distribution-spec, "pulling manifests").
+pub fn is_tag(text: &str) -> bool {
     let is_first = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
     let is_rest = |b: u8| is_first(b) || b == b'.' || b == b'-';
-    let ok = tag.len() <= MAX_TAG && tag.bytes().next().is_some_and(is_first) && tag.bytes().all(is_rest);
-    match ok {
+    text.len() <= MAX_TAG && text.bytes().next().is_some_and(is_first) && text.bytes().all(is_rest)
+}
+
+fn check_tag(text: &str, tag: &str) -> Result<(), InvalidReference> {
+    match is_tag(tag) {
         true => Ok(()),
         false => Err(InvalidReference::Format(
             text.into(),
