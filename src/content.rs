@@ -88,10 +88,19 @@ pub struct Body {
     pub start: u64,
     /// Offset behind the last byte that will come, if the server said so.
     pub end: Option<u64>,
-    /// Whether the server honours ranges: `Some(false)` when it answered with everything though a part was asked for.
-    pub ranges: Option<bool>,
+    /// Whether it holds what was asked for.
+    pub extent: Extent,
     /// The bytes, in pieces of bounded size.
     pub bytes: BoxStream<'static, Result<Bytes>>,
+}
+
+/// What a body holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Extent {
+    /// What was asked for, or the beginning of it.
+    Range,
+    /// All of the blob, though a range of it was asked for: the server does not honour ranges.
+    Everything,
 }
 
 /// What a sink has of a blob.

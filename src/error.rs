@@ -190,9 +190,19 @@ impl Error {
         }
     }
 
-    /// A manifest `what` from `place` cannot be followed.
-    pub fn manifest(place: impl ToString, what: impl ToString, why: InvalidManifest) -> Error {
-        Error::Invalid { what: what.to_string(), place: place.to_string(), why: why.to_string() }
+    /// A manifest `what` from `place` cannot be followed, or is not the one that its digest names.
+    pub fn manifest(place: impl ToString, what: impl ToString, problem: InvalidManifest) -> Error {
+        let (what, place, why) = (what.to_string(), place.to_string(), problem.to_string());
+        match problem {
+            InvalidManifest::OtherBytes(_) => Error::Verification { what, place, why },
+            _ => Error::Invalid { what, place, why },
+        }
+    }
+
+    /// The file of `blob` at `place` has `found` bytes.
+    pub fn file_size(place: impl ToString, blob: &Descriptor, found: u64) -> Error {
+        let why = format!("the file has {found} bytes instead of {}", blob.size);
+        Error::Verification { what: blob.digest.to_string(), place: place.to_string(), why }
     }
 }
 

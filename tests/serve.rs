@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use futures::{FutureExt, StreamExt};
-use layerpull::content::{Body, Origin, Provenance, Source};
+use layerpull::content::{Body, Extent, Origin, Provenance, Source};
 use layerpull::error::{Error, Result};
 use layerpull::oci::{Descriptor, Digest, MediaType, RawManifest, Reference};
 use layerpull::serve::{Access, Content, Server, Users};
@@ -95,7 +95,7 @@ impl Origin for Held {
         Ok(Body {
             start: range.start,
             end: Some(end),
-            ranges: Some(true),
+            extent: Extent::Range,
             bytes: futures::stream::iter(pieces).boxed(),
         })
     }

@@ -14,7 +14,7 @@ use futures::TryStreamExt;
 use layerpull::content::{Begun, Holding, Provenance, Root, Sink, Source};
 use layerpull::error::Error;
 use layerpull::event::{Event, Observer};
-use layerpull::oci::{Digest, MediaType, Platform, RawManifest};
+use layerpull::oci::{Descriptor, Digest, MediaType, Platform, RawManifest};
 use layerpull::store::{Collect, Damage, Effect, PLATFORMS, Spare, Store};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
@@ -38,8 +38,8 @@ fn blob_file(dir: &TempDir, digest: &Digest) -> std::path::PathBuf {
     dir.path().join("blobs").join(digest.algorithm().as_str()).join(digest.hex())
 }
 
-fn partial_file(dir: &TempDir, digest: &Digest, kind: &str) -> std::path::PathBuf {
-    dir.path().join(".layerpull/partial").join(format!("sha256-{}.{kind}", digest.hex()))
+fn partial_file(dir: &TempDir, blob: &Descriptor, kind: &str) -> std::path::PathBuf {
+    dir.path().join(".layerpull/partial").join(format!("sha256-{}-{}.{kind}", blob.digest.hex(), blob.size))
 }
 
 fn rewrite(path: &Path, change: impl FnOnce(&mut Vec<u8>)) {
@@ -93,6 +93,40 @@ async fn a_dropped_blob_goes_on_where_it_stopped() {
 }
 
 #[tokio::test]
+async fn a_lie_about_the_size_spoils_no_partial_blob() {
+    let (_dir, store) = fresh();
+    let blob = Blob::new("application/octet-stream", vec![1; 1000]);
+    let first = ingest(&store, &blob.descriptor).await;
+    first.write_at(0, blob.bytes.slice(..600), Provenance::Registry).await.unwrap();
+    drop(first);
+    for size in [5, 5000] {
+        let lie = Descriptor { size, ..blob.descriptor.clone() };
+        assert_eq!(store.holds(&lie).await.unwrap(), Holding::Missing);
+        let lying = ingest(&store, &lie).await;
+        assert!(matches!(store.begin(&blob.descriptor, &[]).await.unwrap(), Begun::Busy));
+        lying.write_at(0, Bytes::from_static(b"wrong"), Provenance::Registry).await.unwrap();
+    }
+    assert_eq!(store.holds(&blob.descriptor).await.unwrap(), Holding::Partial(600));
+    let second = ingest(&store, &blob.descriptor).await;
+    assert!(second.spoiled().await.unwrap().is_empty());
+    second.write_at(600, blob.bytes.slice(600..), Provenance::Registry).await.unwrap();
+    second.commit().await.unwrap();
+    drop(second);
+    let collected = store.collect(all_now(Effect::Remove)).await.unwrap();
+    assert_eq!(collected.partials.len(), 1, "both lies are of one digest");
+}
+
+#[tokio::test]
+async fn a_lock_that_a_killed_process_left_is_no_partial_blob() {
+    let (dir, store) = fresh();
+    put(&store, &Blob::new("application/octet-stream", vec![1; 10])).await;
+    let lock = dir.path().join(".layerpull/partial").join(format!("sha256-{}.lock", Digest::of(b"gone").hex()));
+    std::fs::write(&lock, "").unwrap();
+    assert_eq!(store.collect(all_now(Effect::Remove)).await.unwrap().partials, []);
+    assert!(!lock.exists());
+}
+
+#[tokio::test]
 async fn spoiled_bytes_are_found_and_only_what_is_discarded_goes() {
     let (dir, store) = fresh();
     let blob = Blob::new("application/octet-stream", vec![1; 1000]);
@@ -101,7 +135,7 @@ async fn spoiled_bytes_are_found_and_only_what_is_discarded_goes() {
     partial.write_at(400, blob.bytes.slice(400..600), Provenance::Mirror).await.unwrap();
     partial.write_at(600, blob.bytes.slice(600..), Provenance::Registry).await.unwrap();
     assert!(partial.spoiled().await.unwrap().is_empty());
-    rewrite(&partial_file(&dir, &blob.descriptor.digest, "data"), |bytes| bytes[450] ^= 1);
+    rewrite(&partial_file(&dir, &blob.descriptor, "data"), |bytes| bytes[450] ^= 1);
     assert_eq!(partial.spoiled().await.unwrap(), vec![400..600; 1]);
     // What is left of a spoiled stretch cannot be told apart from the rest of it, and goes, too.
     partial.discard(&[100..200, 590..610]).await.unwrap();
@@ -319,6 +353,42 @@ async fn a_later_platform_adds_to_those_that_are_held() {
     assert_eq!(store.images().await.unwrap()[0].root.annotations[PLATFORMS], "linux/arm64");
 }
 
+/// Tells when somebody has waited for a lock for a while.
+struct Waits(tokio::sync::mpsc::UnboundedSender<()>);
+
+impl Observer for Waits {
+    fn on(&self, event: &Event) {
+        if let Event::Waiting { .. } = event {
+            self.0.send(()).unwrap();
+        }
+    }
+}
+
+#[tokio::test]
+async fn two_that_add_platforms_at_the_same_time_lose_none() {
+    let (dir, store) = fresh();
+    let (amd, arm) = (image("amd64", &[b"amd"]), image("arm64", &[b"arm"]));
+    let list = index(&[("amd64", &amd), ("arm64", &arm)]);
+    put_image(&store, &amd).await;
+    put_image(&store, &arm).await;
+    store.put_manifest(&list).await.unwrap();
+    let lock = std::fs::File::create(dir.path().join(".layerpull/locks/index")).unwrap();
+    lock.lock().unwrap();
+    let (tell, mut waits) = tokio::sync::mpsc::unbounded_channel();
+    let tags = ["linux/amd64", "linux/arm64"].map(|platform| {
+        let store = Store::open(dir.path()).unwrap();
+        let store = store.observed(Arc::new(Waits(tell.clone())), CancellationToken::new());
+        let root = Root { descriptor: list.descriptor(), platforms: platforms(&[platform]) };
+        tokio::spawn(async move { store.tag(&name("r.example/a:1"), &root).await.unwrap() })
+    });
+    // Both have seen that nothing is held before one of them writes.
+    waits.recv().await.unwrap();
+    waits.recv().await.unwrap();
+    lock.unlock().unwrap();
+    futures::future::try_join_all(tags).await.unwrap();
+    assert_eq!(store.images().await.unwrap()[0].root.annotations[PLATFORMS], "linux/amd64,linux/arm64");
+}
+
 #[tokio::test]
 async fn shared_and_own_bytes_and_layers_are_told() {
     let (_dir, store) = fresh();
@@ -368,6 +438,32 @@ async fn only_what_nobody_needs_is_collected() {
     store.remove(&name("r.example/kept:1")).await.unwrap();
     store.collect(all_now(Effect::Remove)).await.unwrap();
     assert_eq!(std::fs::read_dir(dir.path().join("blobs/sha256")).unwrap().count(), 0);
+}
+
+#[tokio::test]
+async fn a_child_that_is_no_manifest_keeps_nobody_from_collecting() {
+    let (dir, store) = fresh();
+    let large = vec![b' '; 5 << 20];
+    let built = image("amd64", &[b"layer", &large]);
+    let as_manifest = |i: usize| {
+        let mut value = serde_json::to_value(&built.blobs[i].descriptor).unwrap();
+        value["mediaType"] = MediaType::OCI_INDEX.into();
+        value
+    };
+    let mut list: serde_json::Value = serde_json::from_slice(&index(&[("amd64", &built)]).bytes).unwrap();
+    list["manifests"].as_array_mut().unwrap().extend([1, 2].map(as_manifest));
+    let list = RawManifest::new(None, list.to_string().into()).unwrap();
+    put_tagged(&store, "r.example/a:1", &built).await;
+    store.put_manifest(&list).await.unwrap();
+    let root = Root { descriptor: list.descriptor(), platforms: platforms(&["linux/amd64"]) };
+    store.tag(&name("r.example/b:1"), &root).await.unwrap();
+    store.remove(&name("r.example/a:1")).await.unwrap();
+    put(&store, &Blob::new("application/octet-stream", vec![1; 10])).await;
+    assert_eq!(store.collect(all_now(Effect::Remove)).await.unwrap().blobs.len(), 1);
+    assert!(built.blobs.iter().all(|blob| blob_file(&dir, &blob.descriptor.digest).exists()));
+    rewrite(&blob_file(&dir, &built.blobs[1].descriptor.digest), |bytes| bytes[0] ^= 1);
+    let damaged = store.collect(all_now(Effect::Remove)).await;
+    assert!(matches!(damaged, Err(Error::Verification { .. })), "nobody knows what a damaged child needs");
 }
 
 #[tokio::test]

@@ -95,6 +95,7 @@ mod tests {
     use tokio_util::sync::CancellationToken;
 
     use super::*;
+    use crate::content::Extent;
     use crate::error::{Error, Fault};
     use crate::event::Silent;
     use crate::transfer::Settings;
@@ -151,7 +152,7 @@ mod tests {
                 Err(_) => Err(Error::network("h", "x", Fault::Broken("cut".into()))),
             };
             let pieces = stream::iter([Ok(Bytes::from_static(b"a")), rest]);
-            Ok(Body { start: 0, end: None, ranges: None, bytes: pieces.boxed() })
+            Ok(Body { start: 0, end: None, extent: Extent::Range, bytes: pieces.boxed() })
         }
     }
 

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt};
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 
-use super::{Body, Origin, Provenance};
+use super::{Body, Extent, Origin, Provenance};
 use crate::error::{Error, Result};
 use crate::oci::{Descriptor, Digest};
 
@@ -105,27 +105,22 @@ fn open_stepwise(folder: rustix::fd::BorrowedFd<'_>, relative: &Path) -> io::Res
 #[derive(Debug, Clone)]
 pub struct FileOrigin {
     folder: Folder,
-    digest: Digest,
-    size: u64,
+    blob: Descriptor,
 }
 
 impl FileOrigin {
     /// The file of `blob`, which need not be there before it is opened.
     pub fn new(folder: &Folder, blob: &Descriptor) -> FileOrigin {
-        FileOrigin { folder: folder.clone(), digest: blob.digest.clone(), size: blob.size }
+        FileOrigin { folder: folder.clone(), blob: blob.clone() }
     }
 
     fn open_checked(&self) -> Result<File> {
-        let path = || self.folder.path.join(blob_path(&self.digest));
-        let file = self.folder.blob(&self.digest).map_err(|e| Error::store("open the blob", path())(e))?;
+        let path = || self.folder.path.join(blob_path(&self.blob.digest));
+        let file = self.folder.blob(&self.blob.digest).map_err(|e| Error::store("open the blob", path())(e))?;
         let found = file.metadata().map_err(|e| Error::store("examine the blob", path())(e))?.len();
-        match found == self.size {
+        match found == self.blob.size {
             true => Ok(file),
-            false => Err(Error::Verification {
-                what: self.digest.to_string(),
-                place: self.folder.host.to_string(),
-                why: format!("the file has {found} bytes instead of {}", self.size),
-            }),
+            false => Err(Error::file_size(&self.folder.host, &self.blob, found)),
         }
     }
 }
@@ -142,9 +137,14 @@ impl Origin for FileOrigin {
 
     async fn open(&self, range: Range<u64>) -> Result<Body> {
         let file = self.open_checked()?;
-        let end = range.end.min(self.size);
-        let path = self.folder.path.join(blob_path(&self.digest));
-        Ok(Body { start: range.start, end: Some(end), ranges: Some(true), bytes: pieces(file, path, range.start..end) })
+        let end = range.end.min(self.blob.size);
+        let path = self.folder.path.join(blob_path(&self.blob.digest));
+        Ok(Body {
+            start: range.start,
+            end: Some(end),
+            extent: Extent::Range,
+            bytes: pieces(file, path, range.start..end),
+        })
     }
 }
 

@@ -6,10 +6,19 @@ use bytes::Bytes;
 use serde::Deserialize;
 
 use super::descriptor::null_is_empty;
-use super::{Descriptor, Digest, MediaType, Platform};
+use super::{Descriptor, Digest, Hasher, MediaType, Platform};
 
 /// The largest manifest that is read, in bytes: what every registry must accept (distribution-spec, "Pushing manifests").
 pub const MAX_MANIFEST_SIZE: u64 = 4 * 1024 * 1024;
+
+/// How many levels of manifests one image may have: indexes inside of indexes. Real ones have one or two.
+pub const MAX_DEPTH: usize = 8;
+
+/// How many manifests there may be below one name.
+pub const MAX_MANIFESTS: usize = 20_000;
+
+/// How many blobs there may be below one name: what fits into manifests of 4 MiB many times over.
+pub const MAX_BLOBS: usize = 200_000;
 
 /// A manifest as it came: its bytes are kept verbatim, because its digest is over them.
 #[derive(Debug, Clone)]
@@ -91,6 +100,9 @@ impl Index {
 /// Why some bytes are no manifest that can be followed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidManifest {
+    /// The bytes are not the ones that were named; this is their digest.
+    #[error("the bytes have digest {0}")]
+    OtherBytes(Digest),
     /// Larger than [`MAX_MANIFEST_SIZE`].
     #[error("manifest has {0} bytes, more than the {MAX_MANIFEST_SIZE} that a registry must accept")]
     TooLarge(u64),
@@ -132,13 +144,27 @@ impl RawManifest {
     /// # Errors
     /// When the bytes are too large, no JSON, ambiguous, of schema 1 or of no known type.
     pub fn new(claimed: Option<&MediaType>, bytes: Bytes) -> Result<RawManifest, InvalidManifest> {
-        if bytes.len() as u64 > MAX_MANIFEST_SIZE {
-            return Err(InvalidManifest::TooLarge(bytes.len() as u64));
-        }
-        let outline: Outline = from_json(&bytes)?;
-        let media_type = outline.media_type(claimed)?;
+        let media_type = media_type(claimed, &bytes)?;
         let digest = Digest::of(&bytes);
         Ok(RawManifest { media_type, digest, bytes })
+    }
+
+    /// Takes manifest bytes that should be those of `digest`, which names them from now on.
+    ///
+    /// # Errors
+    /// `OtherBytes` when they are not, and as [`RawManifest::new`].
+    pub fn verified(
+        digest: &Digest,
+        claimed: Option<&MediaType>,
+        bytes: Bytes,
+    ) -> Result<RawManifest, InvalidManifest> {
+        let mut hasher = Hasher::new(digest.algorithm());
+        hasher.update(&bytes);
+        let found = hasher.finish();
+        if found != *digest {
+            return Err(InvalidManifest::OtherBytes(found));
+        }
+        Ok(RawManifest { media_type: media_type(claimed, &bytes)?, digest: found, bytes })
     }
 
     /// Understands the bytes.
@@ -192,6 +218,15 @@ impl Outline {
     }
 }
 
+/// What the bytes say that they are, else what is claimed.
+fn media_type(claimed: Option<&MediaType>, bytes: &[u8]) -> Result<MediaType, InvalidManifest> {
+    if bytes.len() as u64 > MAX_MANIFEST_SIZE {
+        return Err(InvalidManifest::TooLarge(bytes.len() as u64));
+    }
+    let outline: Outline = from_json(bytes)?;
+    outline.media_type(claimed)
+}
+
 fn from_json<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, InvalidManifest> {
     serde_json::from_slice(bytes).map_err(|e| InvalidManifest::Json(e.to_string()))
 }
@@ -199,6 +234,7 @@ fn from_json<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, InvalidManife
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::oci::Algorithm;
 
     const CONFIG: &str = r#"{"mediaType":"application/vnd.oci.image.config.v1+json","size":2,
         "digest":"sha256:44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a"}"#;
@@ -221,6 +257,19 @@ mod tests {
         let index = MediaType::OCI_INDEX;
         let lies = format!(r#"{{"mediaType":"{index}","config":{CONFIG}}}"#);
         assert_eq!(raw(&lies).unwrap_err(), InvalidManifest::Ambiguous);
+    }
+
+    #[test]
+    fn bytes_keep_the_digest_that_named_them_and_no_others_pass() {
+        let bytes = Bytes::from(format!(r#"{{"config":{CONFIG}}}"#));
+        for algorithm in [Algorithm::Sha256, Algorithm::Sha512] {
+            let mut hasher = Hasher::new(algorithm);
+            hasher.update(&bytes);
+            let digest = hasher.finish();
+            assert_eq!(RawManifest::verified(&digest, None, bytes.clone()).unwrap().digest, digest);
+            let other = RawManifest::verified(&digest, None, Bytes::from_static(b"{}"));
+            assert!(matches!(other, Err(InvalidManifest::OtherBytes(found)) if found.algorithm() == algorithm));
+        }
     }
 
     #[test]

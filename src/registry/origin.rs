@@ -13,7 +13,7 @@ use super::answer::Answer;
 use super::auth::Access;
 use super::http::{Http, Request, authority, fault};
 use super::session::{Ask, Session, follow, same_origin};
-use crate::content::{Body, Origin, Provenance};
+use crate::content::{Body, Extent, Origin, Provenance};
 use crate::error::{Error, Fault, Result};
 use crate::oci::{Descriptor, Digest};
 
@@ -243,10 +243,11 @@ impl Wanted {
 
     /// Takes the body of an answer after checking which bytes it says to hold.
     fn body(&self, answer: Answer) -> Result<Body> {
-        let (part, ranges) = match answer.status().as_u16() {
+        let (part, extent) = match answer.status().as_u16() {
             206 if self.is_whole() => return Err(answer.protocol("a part, though the whole was asked for")),
-            206 => (self.part(&answer)?, Some(true)),
-            200 => (0..self.size, self.ranges(&answer)),
+            206 => (self.part(&answer)?, Extent::Range),
+            200 if self.is_whole() => (0..self.size, Extent::Range),
+            200 => (0..self.size, Extent::Everything),
             _ => return Err(self.out_of_reach(&answer)),
         };
         let expected = part.end - part.start;
@@ -258,7 +259,7 @@ impl Wanted {
                 Fault::Length { got, expected }
             }));
         }
-        Ok(Body { start: part.start, end: Some(part.end), ranges, bytes: measured(answer, expected).boxed() })
+        Ok(Body { start: part.start, end: Some(part.end), extent, bytes: measured(answer, expected).boxed() })
     }
 
     /// A 416, which tells the size if it is polite.
@@ -269,14 +270,6 @@ impl Wanted {
             Some(got) => answer.fault(Fault::Size { got, expected: self.size }),
             None => answer.protocol(format!("HTTP 416: bytes {:?} cannot be had ({told})", self.range)),
         }
-    }
-
-    /// What an answer with everything says about ranges.
-    fn ranges(&self, answer: &Answer) -> Option<bool> {
-        if !self.is_whole() {
-            return Some(false);
-        }
-        answer.header("accept-ranges").is_some_and(|text| text.eq_ignore_ascii_case("bytes")).then_some(true)
     }
 
     /// The part that a 206 says to hold.

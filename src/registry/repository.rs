@@ -93,17 +93,12 @@ impl Repository {
         let said = answer.header("docker-content-digest").and_then(|text| text.parse::<Digest>().ok());
         let claimed = answer.header("content-type").map(MediaType::new);
         let bytes = answer.bytes(MAX_MANIFEST_SIZE as usize).await?;
-        let expected = expected.or(said.as_ref());
-        if let Some(digest) = expected.filter(|digest| !digest.matches(&bytes)) {
-            let why = format!("the {} bytes received do not have the digest {digest}", bytes.len());
-            return Err(Error::Verification { what, place, why });
-        }
         let known = known.filter(|t| t.is_manifest()).or(claimed.as_ref());
-        let mut raw = RawManifest::new(known, bytes).map_err(|e| Error::manifest(place, what, e))?;
-        if let Some(digest) = expected {
-            raw.digest = digest.clone();
-        }
-        Ok(raw)
+        let raw = match expected.or(said.as_ref()) {
+            Some(digest) => RawManifest::verified(digest, known, bytes),
+            None => RawManifest::new(known, bytes),
+        };
+        raw.map_err(|e| Error::manifest(place, what, e))
     }
 
     fn keep(&self, raw: &RawManifest) {

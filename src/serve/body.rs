@@ -91,7 +91,7 @@ mod tests {
 
     async fn sent(pieces: &[&'static [u8]], size: u64, digest: Digest) -> (usize, bool) {
         let bytes = futures::stream::iter(pieces.iter().map(|p| Ok(Bytes::from_static(p))).collect::<Vec<_>>()).boxed();
-        let body = content::Body { start: 0, end: None, ranges: None, bytes };
+        let body = content::Body { start: 0, end: None, extent: content::Extent::Range, bytes };
         let blob = Descriptor::new("application/octet-stream", digest, size);
         let mut body = verified(body, blob, "a store".into());
         let mut count = 0;

@@ -5,10 +5,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::content::Source;
 use crate::error::{Error, Result};
+use crate::oci::manifest::{MAX_BLOBS, MAX_MANIFESTS};
 use crate::oci::{Descriptor, Digest, Manifest};
 
-/// The most nodes of one graph; what lies behind them is not served.
-const MAX_NODES: usize = 50_000;
 /// The most manifests of one image whose referrers are looked for: the store reads all its manifests for each.
 const MAX_SUBJECTS: usize = 64;
 /// The most nodes that are remembered, over all graphs.
@@ -94,8 +93,11 @@ async fn walk(source: &dyn Source, root: &Descriptor) -> Result<(HashMap<Digest,
             whole = false;
             continue;
         };
-        let room = MAX_NODES.saturating_sub(found.len());
-        for child in children.into_iter().take(room) {
+        if found.len() + children.len() > MAX_MANIFESTS + MAX_BLOBS {
+            let why = format!("it has more than {MAX_MANIFESTS} manifests and {MAX_BLOBS} blobs");
+            return Err(Error::Invalid { what: root.digest.to_string(), place: source.place(), why });
+        }
+        for child in children {
             if child.media_type.is_manifest() {
                 waiting.push_back(child.clone());
             }

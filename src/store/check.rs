@@ -95,7 +95,7 @@ impl Disk {
     /// Removes the file of a blob if it is still the one that was found damaged, and nobody is replacing it.
     pub(super) fn discard(self: &Arc<Self>, digest: &Digest, damaged: &Identity) -> Result<()> {
         self.create()?;
-        let (path, lock) = (self.paths.blob(digest), self.paths.partial(digest, "lock"));
+        let (path, lock) = (self.paths.blob(digest), self.paths.partial_lock(digest));
         let Some(_lock) = Passing::take(lock.clone()).map_err(Error::store("lock", lock))? else { return Ok(()) };
         let same = std::fs::symlink_metadata(&path).is_ok_and(|meta| Identity::of(&meta) == *damaged);
         match same {

@@ -1,9 +1,9 @@
 //! Removes what no name needs. Nothing that is shared, locked or young goes.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -128,7 +128,7 @@ impl Disk {
 }
 
 fn keep(folder: &Folder, root: &Descriptor, follow: Follow<'_>, kept: &mut HashSet<Digest>) -> Result<()> {
-    let graph = walk(folder, root, follow)?;
+    let graph = walk(folder, root, follow);
     if !root.media_type.is_manifest() {
         kept.insert(root.digest.clone());
         return Ok(());
@@ -190,11 +190,14 @@ impl Sweep {
     }
 
     fn partials(&self, result: &mut Collected) -> Result<()> {
-        for digest in self.partial_digests()? {
-            let lock = self.disk.paths.partial(&digest, "lock");
+        for (digest, files) in self.partial_files()? {
+            let lock = self.disk.paths.partial_lock(&digest);
+            // Taking it also removes one that a killed process left.
             let Some(_lock) = Passing::take(lock.clone()).map_err(Error::store("lock", lock))? else { continue };
-            let files = ["data", "journal"].map(|kind| self.disk.paths.partial(&digest, kind));
             let metas: Vec<_> = files.iter().filter_map(|path| std::fs::symlink_metadata(path).ok()).collect();
+            if metas.is_empty() {
+                continue;
+            }
             let bytes: u64 = metas.iter().map(|meta| meta.blocks() * 512).sum();
             if metas.iter().any(|meta| self.spares(meta)) {
                 result.spared += bytes;
@@ -209,16 +212,19 @@ impl Sweep {
         Ok(())
     }
 
-    fn partial_digests(&self) -> Result<BTreeSet<Digest>> {
+    /// The data and journals of the partial blobs, by digest; there may be some of several sizes.
+    fn partial_files(&self) -> Result<BTreeMap<Digest, Vec<PathBuf>>> {
         let folder = self.disk.paths.partials();
-        let mut digests = BTreeSet::new();
+        let mut files: BTreeMap<Digest, Vec<PathBuf>> = BTreeMap::new();
         for entry in std::fs::read_dir(&folder).map_err(Error::store("list", &folder))? {
-            let name = entry.map_err(Error::store("list", &folder))?.file_name();
-            let name = name.to_string_lossy();
-            let stem = name.split_once('.').map_or("", |(stem, _)| stem);
-            digests.extend(stem.replacen('-', ":", 1).parse::<Digest>().ok());
+            let path = entry.map_err(Error::store("list", &folder))?.path();
+            let Some(digest) = partial_digest(&path) else { continue };
+            let files = files.entry(digest).or_default();
+            if path.extension().is_none_or(|extension| extension != "lock") {
+                files.push(path);
+            }
         }
-        Ok(digests)
+        Ok(files)
     }
 
     /// Files that a killed process was about to put in place. Nobody else is at it: the store is locked.
@@ -244,4 +250,11 @@ impl Sweep {
         let now = self.now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         now.saturating_sub(latest) < age.as_secs()
     }
+}
+
+/// The digest in the name of a file of a partial blob: `ALGORITHM-HEX`, and for data and journals `-SIZE`.
+fn partial_digest(path: &Path) -> Option<Digest> {
+    let stem = path.file_name()?.to_str()?.split('.').next()?;
+    let mut parts = stem.split('-');
+    format!("{}:{}", parts.next()?, parts.next()?).parse().ok()
 }

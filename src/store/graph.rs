@@ -1,21 +1,15 @@
 //! What an entry of the index needs: the part of the graph below it that should be here.
 
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 use std::io;
-use std::path::Path;
 
 use bytes::Bytes;
 
 use super::layout::read_all;
-use crate::content::file::Folder;
+use crate::content::file::{Folder, blob_path};
 use crate::error::{Error, Result};
-use crate::oci::manifest::MAX_MANIFEST_SIZE;
+use crate::oci::manifest::{MAX_BLOBS, MAX_DEPTH, MAX_MANIFEST_SIZE, MAX_MANIFESTS};
 use crate::oci::{Descriptor, Digest, Manifest, MediaType, Platform, RawManifest};
-
-/// How deep indexes may nest.
-const MAX_DEPTH: usize = 16;
-/// How many nodes one image may have.
-const MAX_NODES: usize = 200_000;
 
 /// The graph below one descriptor, each node once, parents before children.
 #[derive(Debug, Default)]
@@ -52,44 +46,58 @@ impl Graph {
     }
 }
 
-/// Walks the graph below `root` in `folder`.
-///
-/// # Errors
-/// `Invalid` when it is deeper or larger than any real image.
-pub(super) fn walk(folder: &Folder, root: &Descriptor, follow: Follow<'_>) -> Result<Graph> {
+/// Walks the graph below `root` in `folder`. What cannot be followed is in [`Graph::unread`]: the root, when it is deeper
+/// or larger than any real image.
+pub(super) fn walk(folder: &Folder, root: &Descriptor, follow: Follow<'_>) -> Graph {
     let mut graph = Graph::default();
-    let mut seen = HashSet::from([root.digest.clone()]);
-    let mut todo = vec![(root.clone(), 0)];
-    while let Some((node, depth)) = todo.pop() {
-        if depth > MAX_DEPTH || seen.len() > MAX_NODES {
-            let why = format!("its graph is deeper than {MAX_DEPTH} or has more than {MAX_NODES} nodes");
+    // What one parent calls a blob may be a manifest for another.
+    let mut seen = HashSet::from([(root.digest.clone(), true)]);
+    // Level by level, as a transfer walks: both find the same depth for a node that hangs below several parents.
+    let mut todo = VecDeque::from([(root.clone(), 1)]);
+    while let Some((node, depth)) = todo.pop_front() {
+        if graph.is_too_much(depth, follow) {
+            let why = format!("it has more than {MAX_DEPTH} levels, {MAX_MANIFESTS} manifests or {MAX_BLOBS} blobs");
             let (what, place) = (root.digest.to_string(), folder.path().display().to_string());
-            return Err(Error::Invalid { what, place, why });
+            graph.unread.push((root.clone(), Error::Invalid { what, place, why }));
+            return graph;
         }
-        let manifest = match read_manifest(folder, &node.digest, Some(&node.media_type))
-            .and_then(|raw| understood(folder, &raw))
-        {
+        let raw = read_manifest(folder, &node.digest, Some(&node.media_type));
+        let manifest = match raw.and_then(|raw| understood(folder, &raw)) {
             Ok(manifest) => manifest,
             Err(error) => {
-                let absent_is_fine = matches!((follow, &error), (Follow::Present, Error::NotFound { .. }));
-                if !absent_is_fine {
-                    graph.unread.push((node, error));
-                }
+                graph.unfollowed(node, error, depth, follow);
                 continue;
             }
         };
         for child in children(&manifest, follow) {
-            if !seen.insert(child.digest.clone()) {
-                continue;
-            }
-            match child.media_type.is_manifest() {
-                true => todo.push((child.clone(), depth + 1)),
-                false => graph.blobs.push(child.clone()),
+            let is_manifest = child.media_type.is_manifest();
+            match seen.insert((child.digest.clone(), is_manifest)) {
+                true if is_manifest => todo.push_back((child.clone(), depth + 1)),
+                true => graph.blobs.push(child.clone()),
+                false => {}
             }
         }
         graph.manifests.push((node, manifest));
     }
-    Ok(graph)
+    graph
+}
+
+impl Graph {
+    /// Whether no image has so much. What is followed because it is here is bounded by that: somebody took it.
+    fn is_too_much(&self, depth: usize, follow: Follow<'_>) -> bool {
+        let is_present = matches!(follow, Follow::Present);
+        !is_present && (depth > MAX_DEPTH || self.manifests.len() >= MAX_MANIFESTS || self.blobs.len() > MAX_BLOBS)
+    }
+
+    /// Takes a manifest that cannot be followed.
+    fn unfollowed(&mut self, node: Descriptor, error: Error, depth: usize, follow: Follow<'_>) {
+        match (follow, &error) {
+            (Follow::Present, Error::NotFound { .. }) => {}
+            // An index may name anything as its child, also a layer. That needs nothing else, whoever names it.
+            (Follow::Present, Error::Invalid { .. }) if depth > 1 => self.blobs.push(node),
+            _ => self.unread.push((node, error)),
+        }
+    }
 }
 
 fn children<'m>(manifest: &'m Manifest, follow: Follow<'_>) -> Vec<&'m Descriptor> {
@@ -110,23 +118,17 @@ pub(super) fn read_manifest(folder: &Folder, digest: &Digest, claimed: Option<&M
     let read = folder.blob(digest).and_then(|file| read_all(file, MAX_MANIFEST_SIZE));
     let bytes = match read {
         Ok(bytes) => Bytes::from(bytes),
+        Err(e) if e.kind() == io::ErrorKind::FileTooLarge => {
+            return Err(Error::Invalid { what: digest.to_string(), place: place(), why: e.to_string() });
+        }
         Err(e) if e.kind() == io::ErrorKind::NotFound => {
             return Err(Error::NotFound { what: digest.to_string(), place: place(), why: String::new() });
         }
-        Err(e) => return Err(Error::store("read the manifest", blob_of(folder.path(), digest))(e)),
+        Err(e) => return Err(Error::store("read the manifest", folder.path().join(blob_path(digest)))(e)),
     };
-    if !digest.matches(&bytes) {
-        let why = format!("the bytes stored have digest {}", Digest::of(&bytes));
-        return Err(Error::Verification { what: digest.to_string(), place: place(), why });
-    }
-    let raw = RawManifest::new(claimed, bytes).map_err(|e| Error::manifest(place(), digest, e))?;
-    Ok(RawManifest { digest: digest.clone(), ..raw })
+    RawManifest::verified(digest, claimed, bytes).map_err(|e| Error::manifest(place(), digest, e))
 }
 
-fn blob_of(root: &Path, digest: &Digest) -> std::path::PathBuf {
-    root.join(crate::content::file::blob_path(digest))
-}
-
-pub(super) fn understood(folder: &Folder, raw: &RawManifest) -> Result<Manifest> {
+fn understood(folder: &Folder, raw: &RawManifest) -> Result<Manifest> {
     raw.parse().map_err(|e| Error::manifest(folder.path().display(), &raw.digest, e))
 }

@@ -120,10 +120,10 @@ impl Store {
         let entries = IndexFile::read(&self.disk.paths)?.entries();
         let known = |entry: Entry| {
             let platforms = entry.platforms();
-            let graph = walk(folder, &entry.descriptor, Follow::of(platforms.as_deref()))?;
-            Ok(Known { entry, graph })
+            let graph = walk(folder, &entry.descriptor, Follow::of(platforms.as_deref()));
+            Known { entry, graph }
         };
-        entries.into_iter().map(known).collect()
+        Ok(entries.into_iter().map(known).collect())
     }
 }
 

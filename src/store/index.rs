@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 use super::layout::{Paths, read_bounded};
 use crate::content::Root;
 use crate::error::{Error, Result};
-use crate::oci::{Descriptor, MediaType, Platform, Reference};
+use crate::oci::{Descriptor, Digest, MediaType, Platform, Reference};
 
 /// The full reference of an entry, as containerd writes it.
 pub const IMAGE_NAME: &str = "io.containerd.image.name";
@@ -128,8 +128,23 @@ impl IndexFile {
         self.entries().into_iter().filter(|entry| entry.is_named(name)).collect()
     }
 
+    /// What `name` says that it holds of the index or image `digest`; `None` when it does not point there.
+    pub fn claim(&self, name: &str, digest: &Digest) -> Option<Claim> {
+        let entry = self.named(name).into_iter().find(|entry| entry.descriptor.digest == *digest)?;
+        Some(Claim { platforms: entry.platforms() })
+    }
+
+    /// Makes `name` point to `root`, unless it holds something else of it than `former` by now.
+    pub fn point_from(&mut self, former: &Option<Claim>, name: &str, root: &Root) -> Written {
+        if self.claim(name, &root.descriptor.digest) != *former {
+            return Written::Outrun;
+        }
+        self.point(name, root);
+        Written::Done
+    }
+
     /// Makes `name` point to `root`. Entries of that name which point elsewhere go.
-    pub fn point(&mut self, name: &str, root: &Root) {
+    fn point(&mut self, name: &str, root: &Root) {
         let (same, others): (Vec<_>, Vec<_>) =
             self.named(name).into_iter().partition(|entry| entry.descriptor.digest == root.descriptor.digest);
         let mut entry = same.first().and_then(|entry| self.object(entry)).unwrap_or_default();
@@ -183,6 +198,13 @@ impl IndexFile {
         fields.insert("manifests".into(), to_raw_value(&self.entries).expect("JSON values are JSON"));
         serde_json::to_vec(&fields).expect("a map of JSON values is JSON")
     }
+}
+
+/// What a name says that it holds of what it points to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Claim {
+    /// The platforms of an index; `None`: everything.
+    pub platforms: Option<Vec<Platform>>,
 }
 
 /// How writing ended.

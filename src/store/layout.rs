@@ -9,7 +9,7 @@ use serde::Deserialize;
 
 use crate::content::file::{Folder, blob_path};
 use crate::error::{Error, Result};
-use crate::oci::{Algorithm, Digest};
+use crate::oci::{Algorithm, Descriptor, Digest};
 
 /// The folder inside the layout that is ours alone; other tools must not mind it ("Extra files").
 pub(super) const OWN: &str = ".layerpull";
@@ -50,9 +50,16 @@ impl Paths {
         self.root.join(OWN).join("partial")
     }
 
-    /// A file that belongs to the partial blob of `digest`: its `data`, `journal` or `lock`.
-    pub fn partial(&self, digest: &Digest, kind: &str) -> PathBuf {
-        self.partials().join(format!("{}-{}.{kind}", digest.algorithm().as_str(), digest.hex()))
+    /// The `data` or the `journal` of a partial blob. The size is a part of the name: a manifest that states another one
+    /// must not spoil what a true one began.
+    pub fn partial(&self, blob: &Descriptor, kind: &str) -> PathBuf {
+        let (algorithm, hex) = (blob.digest.algorithm().as_str(), blob.digest.hex());
+        self.partials().join(format!("{algorithm}-{hex}-{}.{kind}", blob.size))
+    }
+
+    /// The lock of all that is done to the blob of `digest`.
+    pub fn partial_lock(&self, digest: &Digest) -> PathBuf {
+        self.partials().join(format!("{}-{}.lock", digest.algorithm().as_str(), digest.hex()))
     }
 
     pub fn lock(&self, name: &str) -> PathBuf {
@@ -157,11 +164,18 @@ impl Paths {
         let folder = self.blobs().join(algorithm.as_str());
         if !folder.is_dir() {
             fs::create_dir_all(&folder).map_err(Error::store("create", &folder))?;
-            for above in [self.blobs(), self.root.clone()] {
-                sync_folder(&above).map_err(Error::store("sync", &above))?;
-            }
+            self.sync_above_blobs()?;
         }
         Ok(folder)
+    }
+
+    /// Makes the names of the folders durable that blobs are in.
+    pub fn sync_above_blobs(&self) -> Result<()> {
+        [self.blobs(), self.root.clone()].iter().try_for_each(|above| match sync_folder(above) {
+            // Without a blob there is nothing to make durable.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+            synced => synced.map_err(Error::store("sync", above)),
+        })
     }
 
     /// Puts `bytes` at `target` so that a reader, and the disk after a crash, has the old or the new file and nothing else.
@@ -187,6 +201,35 @@ fn text(bytes: &[u8]) -> std::borrow::Cow<'_, str> {
 /// Makes the names in a folder durable.
 pub(super) fn sync_folder(folder: &Path) -> io::Result<()> {
     File::open(folder)?.sync_all()
+}
+
+/// Asks for the space now, so that a full disk is noticed before bytes travel, and the file lies in one piece.
+pub(super) fn reserve(file: &File, size: u64) -> io::Result<()> {
+    use rustix::io::Errno;
+    match rustix::fs::fallocate(file, rustix::fs::FallocateFlags::empty(), 0, size) {
+        Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(()),
+        Err(e) => Err(e.into()),
+    }
+}
+
+/// Starts to write what is dirty, and does not wait for it.
+#[cfg(target_os = "linux")]
+pub(super) fn start_write_back(file: &File) -> io::Result<()> {
+    use std::os::fd::AsRawFd;
+    // SAFETY: the call takes numbers alone, and the descriptor is open as long as `file` lives.
+    match unsafe { libc::sync_file_range(file.as_raw_fd(), 0, 0, libc::SYNC_FILE_RANGE_WRITE) } {
+        0 => Ok(()),
+        _ => match io::Error::last_os_error() {
+            // File systems and sandboxes without it: the last sync does the work.
+            e if matches!(e.raw_os_error(), Some(libc::ENOSYS | libc::EPERM | libc::EINVAL | libc::ESPIPE)) => Ok(()),
+            e => Err(e),
+        },
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+pub(super) fn start_write_back(_: &File) -> io::Result<()> {
+    Ok(())
 }
 
 /// The bytes of a file of at most `limit` bytes. Never waits for the other end of a pipe.

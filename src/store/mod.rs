@@ -200,7 +200,10 @@ impl Store {
     }
 
     /// Changes the index under its lock: read, changed, written, and again if a foreign tool was faster.
-    async fn change_index(&self, change: impl Fn(&mut IndexFile) + Send + 'static) -> Result<()> {
+    async fn change_index<T: Send + 'static>(
+        &self,
+        change: impl Fn(&mut IndexFile) -> T + Send + 'static,
+    ) -> Result<T> {
         self.disk.create()?;
         let wait = self.waiting("the index of the store", INDEX_PATIENCE);
         let lock = lock::lock(&self.disk.paths.lock("index"), Mode::Exclusive, wait).await?;
@@ -209,13 +212,12 @@ impl Store {
             let _lock = lock;
             for _ in 0..MAX_OUTRUN {
                 let mut index = IndexFile::read(&disk.paths)?;
-                change(&mut index);
+                let changed = change(&mut index);
                 if index.write(&disk.paths)? == Written::Done {
-                    return Ok(());
+                    return Ok(changed);
                 }
             }
-            let busy = io::Error::other("another program writes it all the time");
-            Err(Error::store("write", disk.paths.index())(busy))
+            Err(disk.outrun())
         })
         .await
     }
@@ -234,6 +236,11 @@ impl Disk {
 
     fn folder(&self) -> Result<Option<Folder>> {
         self.paths.folder()
+    }
+
+    fn outrun(&self) -> Error {
+        let busy = io::Error::other("another program writes it all the time");
+        Error::store("write", self.paths.index())(busy)
     }
 
     /// Makes the names of blobs durable that were put in place before.

@@ -14,7 +14,7 @@ use bytes::Bytes;
 
 use super::Disk;
 use super::journal::Journal;
-use super::layout::{remove, sync_folder};
+use super::layout::{remove, reserve, start_write_back, sync_folder};
 use super::lock::Passing;
 use super::stretches::{Stretches, Sum, joined};
 use super::verified::Identity;
@@ -48,6 +48,8 @@ struct Inner {
     syncing: AtomicBool,
     /// The disk refused a sync: what it has is unknown.
     failed: AtomicBool,
+    /// Held from a sync until `failed` tells how it ended: of several that sync the system tells a refusal to one alone.
+    turn: Mutex<()>,
     /// Held until the last task that may write is done.
     _lock: Passing,
 }
@@ -88,9 +90,9 @@ impl Pace {
 impl Partial {
     /// Opens or makes the partial blob, which `lock` keeps others away from. Space for all of it is reserved.
     pub fn open(disk: &Arc<Disk>, blob: &Descriptor, lock: Passing) -> Result<Partial> {
-        let path = disk.paths.partial(&blob.digest, "data");
+        let path = disk.paths.partial(blob, "data");
         let (data, kept) = open_data(&path, blob.size)?;
-        let journal = disk.paths.partial(&blob.digest, "journal");
+        let journal = disk.paths.partial(blob, "journal");
         let load = || {
             let (file, slots) = Journal::open(&journal, blob.size)?;
             Stretches::load(file, slots, disk.boot, kept, blob.size)
@@ -105,6 +107,7 @@ impl Partial {
             pace: Mutex::new(Pace { unwritten: 0, undurable: 0, durable: Instant::now() }),
             syncing: AtomicBool::new(false),
             failed: AtomicBool::new(false),
+            turn: Mutex::new(()),
             _lock: lock,
         };
         Ok(Partial { inner: Arc::new(inner) })
@@ -150,15 +153,6 @@ fn make_writable(path: &PathBuf) -> io::Result<()> {
     }
 }
 
-/// Asks for the space now, so that a full disk is noticed before bytes travel, and the file lies in one piece.
-fn reserve(file: &File, size: u64) -> io::Result<()> {
-    use rustix::io::Errno;
-    match rustix::fs::fallocate(file, rustix::fs::FallocateFlags::empty(), 0, size) {
-        Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(()),
-        Err(e) => Err(e.into()),
-    }
-}
-
 impl Inner {
     fn stretches(&self) -> MutexGuard<'_, Stretches> {
         // Each change of the table is whole before anything can panic.
@@ -174,14 +168,16 @@ impl Inner {
     }
 
     fn write(&self, offset: u64, bytes: &[u8], provenance: Provenance) -> Result<()> {
-        self.check_disk()?;
         let len = bytes.len() as u64;
         let end =
             offset.checked_add(len).filter(|&end| end <= self.blob.size).ok_or_else(|| self.too_long(offset, len))?;
         self.carve(&(offset..end)).map_err(self.store("write"))?;
         self.data.write_all_at(bytes, offset).map_err(self.store("write"))?;
         let sum = Sum { start: offset, len, crc: crc32fast::hash(bytes), provenance };
-        self.stretches().add(sum).map_err(self.store("write the journal of"))
+        let mut stretches = self.stretches();
+        // A sync that failed since forgot all stretches, and may have lost these bytes, too.
+        self.check_disk()?;
+        stretches.add(sum).map_err(self.store("write the journal of"))
     }
 
     fn too_long(&self, offset: u64, len: u64) -> Error {
@@ -190,8 +186,12 @@ impl Inner {
     }
 
     fn check_disk(&self) -> Result<()> {
+        self.sound().map_err(self.store("sync"))
+    }
+
+    fn sound(&self) -> io::Result<()> {
         match self.failed.load(Ordering::Acquire) {
-            true => Err(self.store("sync")(io::Error::other("an earlier sync failed; the bytes are fetched again"))),
+            true => Err(io::Error::other("an earlier sync failed; the bytes are fetched again")),
             false => Ok(()),
         }
     }
@@ -275,6 +275,8 @@ impl Inner {
     }
 
     fn sync(&self, sync: impl FnOnce(&File) -> io::Result<()>) -> io::Result<()> {
+        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        self.sound()?;
         sync(&self.data).inspect_err(|_| {
             // The kernel reports a failed write-back once and may drop the bytes: none of them can be trusted now.
             self.failed.store(true, Ordering::Release);
@@ -286,9 +288,7 @@ impl Inner {
         self.check_disk()?;
         let found = self.data.metadata().map_err(self.store("examine"))?.len();
         if found != self.blob.size {
-            let why = format!("the file has {found} bytes instead of {}", self.blob.size);
-            let (what, place) = (self.blob.digest.to_string(), self.path.display().to_string());
-            return Err(Error::Verification { what, place, why });
+            return Err(Error::file_size(self.path.display(), &self.blob, found));
         }
         let began = Instant::now();
         self.seal().map_err(self.store("sync"))?;
@@ -296,7 +296,7 @@ impl Inner {
         fs::rename(&self.path, &target).map_err(Error::store("put the blob in place at", &target))?;
         self.disk.sync_blobs(self.blob.digest.algorithm())?;
         self.disk.count_sync(began.elapsed());
-        let journal = self.disk.paths.partial(&self.blob.digest, "journal");
+        let journal = self.disk.paths.partial(&self.blob, "journal");
         remove(&journal).map_err(Error::store("remove", &journal))?;
         let meta = self.data.metadata().map_err(Error::store("examine", &target))?;
         self.disk.verified.remember(&self.blob.digest, Identity::of(&meta));
@@ -309,26 +309,6 @@ impl Inner {
         self.data.set_permissions(Permissions::from_mode(0o444))?;
         self.sync(File::sync_all)
     }
-}
-
-/// Starts to write what is dirty, and does not wait for it.
-#[cfg(target_os = "linux")]
-fn start_write_back(file: &File) -> io::Result<()> {
-    use std::os::fd::AsRawFd;
-    // SAFETY: the call takes numbers alone, and the descriptor is open as long as `file` lives.
-    match unsafe { libc::sync_file_range(file.as_raw_fd(), 0, 0, libc::SYNC_FILE_RANGE_WRITE) } {
-        0 => Ok(()),
-        _ => match io::Error::last_os_error() {
-            // File systems and sandboxes without it: the last sync does the work.
-            e if matches!(e.raw_os_error(), Some(libc::ENOSYS | libc::EPERM | libc::EINVAL | libc::ESPIPE)) => Ok(()),
-            e => Err(e),
-        },
-    }
-}
-
-#[cfg(not(target_os = "linux"))]
-fn start_write_back(_: &File) -> io::Result<()> {
-    Ok(())
 }
 
 #[async_trait]
@@ -366,5 +346,42 @@ impl Ingest for Partial {
 
     async fn commit(&self) -> Result<()> {
         self.off(|inner| inner.commit()).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+    use crate::oci::Digest;
+    use crate::store::Store;
+
+    #[test]
+    fn a_blob_is_not_committed_when_another_sync_was_told_that_the_disk_refused_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = Store::open(dir.path()).unwrap().disk;
+        disk.create().unwrap();
+        let blob = Descriptor::new("application/octet-stream", Digest::of(b"bytes"), 5);
+        let lock = Passing::take(disk.paths.partial_lock(&blob.digest)).unwrap().unwrap();
+        let inner = Partial::open(&disk, &blob, lock).unwrap().inner;
+        inner.write(0, b"bytes", Provenance::Registry).unwrap();
+        let (tell, told) = mpsc::channel();
+        std::thread::scope(|scope| {
+            // Of both only this one is told, and it has not said so when the blob is committed.
+            inner
+                .sync(|_| {
+                    let inner = &inner;
+                    scope.spawn(move || tell.send(inner.commit()).unwrap());
+                    let early = told.recv_timeout(Duration::from_millis(200));
+                    assert!(early.is_err(), "committed while another sync was under way");
+                    Err(io::Error::other("no such bytes"))
+                })
+                .unwrap_err();
+        });
+        assert!(matches!(told.recv().unwrap(), Err(Error::Store { .. })));
+        assert!(!disk.paths.blob(&blob.digest).exists());
+        assert!(inner.stretches().list().is_empty());
+        assert!(matches!(inner.write(0, b"bytes", Provenance::Registry), Err(Error::Store { .. })));
     }
 }

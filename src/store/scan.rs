@@ -86,9 +86,5 @@ pub(super) fn sniff(folder: &Folder, digest: &Digest) -> Option<RawManifest> {
         return None;
     }
     let bytes = Bytes::from([&first[..], &read_all(file, MAX_MANIFEST_SIZE).ok()?].concat());
-    if !digest.matches(&bytes) {
-        return None;
-    }
-    let raw = RawManifest::new(None, bytes).ok()?;
-    Some(RawManifest { digest: digest.clone(), ..raw })
+    RawManifest::verified(digest, None, bytes).ok()
 }

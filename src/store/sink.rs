@@ -3,11 +3,11 @@
 use async_trait::async_trait;
 
 use super::graph::{Follow, read_manifest, walk};
-use super::index::{IndexFile, kept_name};
+use super::index::{Claim, IndexFile, Written, kept_name};
 use super::lock::Passing;
 use super::partial::Partial;
 use super::stretches::without_overlap;
-use super::{Store, journal};
+use super::{MAX_OUTRUN, Store, journal};
 use crate::content::{Begun, Holding, Root, Sink};
 use crate::error::{Error, Result};
 use crate::event::Event;
@@ -57,7 +57,7 @@ impl Sink for Store {
     async fn begin(&self, blob: &Descriptor, _: &[String]) -> Result<Begun> {
         self.disk.create()?;
         self.disk.paths.create_blobs(blob.digest.algorithm())?;
-        let path = self.disk.paths.partial(&blob.digest, "lock");
+        let path = self.disk.paths.partial_lock(&blob.digest);
         let Some(lock) = Passing::take(path.clone()).map_err(Error::store("lock", path))? else {
             return Ok(Begun::Busy);
         };
@@ -92,20 +92,33 @@ impl Sink for Store {
         self.require(root).await?;
         // What another process put in place a moment ago, or one that was killed then, may not be durable yet.
         let (disk, algorithms) = (self.disk.clone(), [Algorithm::Sha256, Algorithm::Sha384, Algorithm::Sha512]);
-        super::off(move || algorithms.into_iter().try_for_each(|algorithm| disk.sync_blobs(algorithm))).await?;
+        super::off(move || {
+            algorithms.into_iter().try_for_each(|algorithm| disk.sync_blobs(algorithm))?;
+            disk.paths.sync_above_blobs()
+        })
+        .await?;
         let name = kept_name(name);
-        let platforms = self.with_former(&name, root).await?;
-        let root = Root { platforms, ..root.clone() };
-        self.change_index(move |index| index.point(&name, &root)).await
+        // What the name held before is examined without the lock, because it may have to be hashed: then it must still
+        // be what the name holds, or another process that added a platform meanwhile would lose it.
+        for _ in 0..MAX_OUTRUN {
+            let former = IndexFile::read(&self.disk.paths)?.claim(&name, &root.descriptor.digest);
+            let platforms = self.with_former(former.as_ref(), root).await?;
+            let (name, root) = (name.clone(), Root { platforms, ..root.clone() });
+            let point = move |index: &mut IndexFile| index.point_from(&former, &name, &root);
+            if self.change_index(point).await? == Written::Done {
+                return Ok(());
+            }
+        }
+        Err(self.disk.outrun())
     }
 }
 
 impl Store {
     /// How many bytes of a blob a former run left.
     fn partly(&self, blob: &Descriptor) -> Result<u64> {
-        let data = self.disk.paths.partial(&blob.digest, "data");
+        let data = self.disk.paths.partial(blob, "data");
         let Ok(meta) = std::fs::symlink_metadata(&data) else { return Ok(0) };
-        let path = self.disk.paths.partial(&blob.digest, "journal");
+        let path = self.disk.paths.partial(blob, "journal");
         let slots = journal::peek(&path, blob.size).map_err(Error::store("read the journal", &path))?;
         let surviving = slots.into_iter().filter_map(|slot| slot.surviving(self.disk.boot, meta.len(), blob.size));
         Ok(without_overlap((0..).zip(surviving).collect()).iter().map(|(_, slot)| slot.len).sum())
@@ -114,7 +127,7 @@ impl Store {
     /// Fails unless everything below `root` that it claims is here: a name never points to half an image.
     async fn require(&self, root: &Root) -> Result<()> {
         let folder = self.disk.folder()?.ok_or_else(|| self.not_found(&root.descriptor.digest))?;
-        let graph = walk(&folder, &root.descriptor, Follow::of(root.platforms.as_deref()))?;
+        let graph = walk(&folder, &root.descriptor, Follow::of(root.platforms.as_deref()));
         if let Some((_, error)) = graph.unread.into_iter().next() {
             return Err(error);
         }
@@ -127,14 +140,10 @@ impl Store {
     }
 
     /// The platforms of `root`, and those that the same name held of the same index before and that are still whole.
-    async fn with_former(&self, name: &str, root: &Root) -> Result<Option<Vec<Platform>>> {
-        let Some(taken) = root.platforms.clone() else { return Ok(None) };
-        let former = IndexFile::read(&self.disk.paths)?.named(name);
-        let Some(former) = former.iter().find(|entry| entry.descriptor.digest == root.descriptor.digest) else {
-            return Ok(Some(taken));
-        };
+    async fn with_former(&self, former: Option<&Claim>, root: &Root) -> Result<Option<Vec<Platform>>> {
+        let (Some(taken), Some(former)) = (root.platforms.clone(), former) else { return Ok(root.platforms.clone()) };
         let is_whole = |platforms| async move { self.require(&Root { platforms, ..root.clone() }).await.is_ok() };
-        let Some(held) = former.platforms() else {
+        let Some(held) = former.platforms.clone() else {
             return Ok(if is_whole(None).await { None } else { Some(taken) });
         };
         let mut all = taken;
@@ -163,7 +172,7 @@ mod tests {
         let Begun::Ingest(ingest) = store.begin(&blob, &[]).await.unwrap() else { panic!("not begun") };
         ingest.write_at(0, Bytes::from_static(b"0123456789"), Provenance::Registry).await.unwrap();
         drop(ingest);
-        let data = store.disk.paths.partial(&blob.digest, "data");
+        let data = store.disk.paths.partial(&blob, "data");
         std::fs::set_permissions(&data, std::fs::Permissions::from_mode(0o444)).unwrap();
         let Begun::Ingest(ingest) = store.begin(&blob, &[]).await.unwrap() else { panic!("not begun") };
         // Also root, whom no mode stops, sees whether it was made writable for everybody else.

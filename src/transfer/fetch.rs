@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::active::Active;
 use super::segments::ClaimId;
 use super::verify::lock;
-use crate::content::{Body, Origin};
+use crate::content::{Body, Extent, Origin};
 use crate::error::{Error, Fault, Result};
 use crate::event::{Cause, Event, Events};
 
@@ -80,15 +80,6 @@ pub(super) enum End {
     Broken(Error),
 }
 
-/// What an answer holds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Extent {
-    /// What was asked for.
-    Range,
-    /// All of the blob, though a range was asked for.
-    Everything,
-}
-
 /// What a connection leaves behind.
 pub(super) struct Fetched {
     pub(super) end: End,
@@ -133,12 +124,11 @@ impl Fetch {
     fn takes(&self, body: &Body) -> bool {
         let mut segments = lock(&self.blob.segments);
         segments.answered(self.claim);
-        body.ranges != Some(false) || segments.take_whole(self.claim)
+        body.extent == Extent::Range || segments.take_whole(self.claim)
     }
 
     async fn receive(&self, mut body: Body) -> Result<End> {
-        let extent = if body.ranges == Some(false) { Extent::Everything } else { Extent::Range };
-        let mut offset = body.start;
+        let (extent, mut offset) = (body.extent, body.start);
         let mut window = (Instant::now(), 0);
         while self.awaits_more(extent, offset) {
             let awaited = lock(&self.blob.segments).awaited(self.claim);

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::verify::lock;
 use super::{Job, Platforms, Report, Settings, Transfer};
-use crate::content::{Begun, Body, Holding, Ingest, Origin, Provenance, Root, Sink, Source, Stretch};
+use crate::content::{Begun, Body, Extent, Holding, Ingest, Origin, Provenance, Root, Sink, Source, Stretch};
 use crate::error::{Error, Fault, Result};
 use crate::event::{Cause, Silent};
 use crate::oci::{Descriptor, Digest, RawManifest, Reference};
@@ -164,8 +164,8 @@ impl Origin for BlobAt {
             }
         };
         let pieces: Vec<_> = bytes.chunks(1000).map(|piece| Ok(Bytes::copy_from_slice(piece))).collect();
-        let ranges = matches!(meets, Meets::Everything).then_some(false);
-        Ok(Body { start, end, ranges, bytes: futures::stream::iter(pieces).chain(then).boxed() })
+        let extent = if matches!(meets, Meets::Everything) { Extent::Everything } else { Extent::Range };
+        Ok(Body { start, end, extent, bytes: futures::stream::iter(pieces).chain(then).boxed() })
     }
 }
 

@@ -211,7 +211,7 @@ fn half_fetched(size: u64, damage: impl Fn(&Path, &Path)) -> (Scene, Image, usiz
     let (scene, layer) = (Scene::with(&image), image.layer(0));
     scene.pull_until(scene.pull().args(["--streams", "1"]), layer, size / 2, size / 2).kill();
     let partial = scene.store().join(".layerpull/partial");
-    let file = |kind: &str| partial.join(format!("sha256-{}.{kind}", layer.digest().hex()));
+    let file = |kind: &str| partial.join(format!("sha256-{}-{size}.{kind}", layer.digest().hex()));
     damage(&file("data"), &file("journal"));
     scene.registry.behave();
     let from = scene.registry.requests().len();

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::scripted::{Asked, Reply, Server, Warnings, options, raw, registry, reply};
 use futures::StreamExt;
-use layerpull::content::{Body, Origin, Provenance, Source};
+use layerpull::content::{Body, Extent, Origin, Provenance, Source};
 use layerpull::error::{Error, Fault};
 use layerpull::oci::{Descriptor, Digest, MediaType, Reference};
 use layerpull::registry::{Registry, Repository};
@@ -147,9 +147,9 @@ async fn everything_instead_of_a_part_is_said_to_begin_at_zero() {
     let server = Server::start(|_| |_: &Asked| reply(200, &[], BLOB)).await;
     let origin = origin(&server);
     let body = origin.open(2..6).await.unwrap();
-    assert_eq!((body.start, body.end, body.ranges), (0, Some(10), Some(false)));
+    assert_eq!((body.start, body.end, body.extent), (0, Some(10), Extent::Everything));
     let whole = origin.open(0..10).await.unwrap();
-    assert_eq!((whole.start, whole.end, whole.ranges), (0, Some(10), None));
+    assert_eq!((whole.start, whole.end, whole.extent), (0, Some(10), Extent::Range));
     assert_eq!(bytes(whole).await.unwrap(), BLOB);
     assert_eq!(server.asked()[1].header("range"), None);
 }

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use futures::{StreamExt as _, stream};
 use serde_json::json;
 
-use crate::content::{Body, Origin, Provenance, Source};
+use crate::content::{Body, Extent, Origin, Provenance, Source};
 use crate::error::{Error, Result};
 use crate::oci::{Descriptor, Digest, MediaType, RawManifest, Reference};
 
@@ -129,6 +129,6 @@ impl Origin for Memory {
     async fn open(&self, range: Range<u64>) -> Result<Body> {
         let bytes = self.0.slice(range.start as usize..range.end as usize);
         let bytes = stream::iter([Ok(bytes)]).boxed();
-        Ok(Body { start: range.start, end: Some(range.end), ranges: Some(true), bytes })
+        Ok(Body { start: range.start, end: Some(range.end), extent: Extent::Range, bytes })
     }
 }
