@@ -6,6 +6,7 @@
 //!
 //! - `layout`: the files, and how they get to the disk.
 //! - `partial`, `stretches`, `journal`: a blob on its way in.
+//! - `receive`: a blob on its way in whose digest is not known yet.
 //! - `verified`: which blobs need no second hashing.
 //! - `index`: the names.
 //! - `graph`: what a name needs.
@@ -24,6 +25,7 @@ mod layout;
 mod lock;
 mod partial;
 mod read;
+mod receive;
 mod scan;
 mod sink;
 mod source;
@@ -48,6 +50,7 @@ pub use collect::{Collect, Collected, Effect, Spare};
 pub use images::StoredImage;
 pub use index::{IMAGE_NAME, MEDIA_TYPE, PLATFORMS, REF_NAME};
 pub use layers::{Layer, Stack};
+pub use receive::{Pending, Receiving};
 pub use verify::{Broken, Damage};
 
 use index::{IndexFile, Written};

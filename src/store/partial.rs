@@ -290,26 +290,18 @@ impl Inner {
         if found != self.blob.size {
             return Err(Error::file_size(self.path.display(), &self.blob, found));
         }
-        let began = Instant::now();
-        self.seal().map_err(self.store("sync"))?;
-        let target = self.disk.paths.blob(&self.blob.digest);
-        fs::rename(&self.path, &target).map_err(Error::store("put the blob in place at", &target))?;
-        self.disk.sync_blobs(self.blob.digest.algorithm())?;
-        self.disk.count_sync(began.elapsed());
+        self.disk.put_in_place(&self.data, &self.path, &self.blob.digest, |data| self.sync(|_| data.sync_all()))?;
         let journal = self.disk.paths.partial(&self.blob, "journal");
-        remove(&journal).map_err(Error::store("remove", &journal))?;
-        let meta = self.data.metadata().map_err(Error::store("examine", &target))?;
-        self.disk.verified.remember(&self.blob.digest, Identity::of(&meta));
-        Ok(())
-    }
-
-    /// Read-only, set back in time, and on the disk.
-    fn seal(&self) -> io::Result<()> {
-        self.data.set_modified(SystemTime::now() - SET_BACK)?;
-        self.data.set_permissions(Permissions::from_mode(0o444))?;
-        self.sync(File::sync_all)
+        remove(&journal).map_err(Error::store("remove", &journal))
     }
 }
+
+/// Read-only, and set back in time so that any later write changes it.
+pub(super) fn seal(data: &File) -> io::Result<()> {
+    data.set_modified(SystemTime::now() - SET_BACK)?;
+    data.set_permissions(Permissions::from_mode(0o444))
+}
+
 
 #[async_trait]
 impl Ingest for Partial {

@@ -125,7 +125,7 @@ impl Store {
     }
 
     /// Fails unless everything below `root` that it claims is here: a name never points to half an image.
-    async fn require(&self, root: &Root) -> Result<()> {
+    pub(super) async fn require(&self, root: &Root) -> Result<()> {
         let folder = self.disk.folder()?.ok_or_else(|| self.not_found(&root.descriptor.digest))?;
         let graph = walk(&folder, &root.descriptor, Follow::of(root.platforms.as_deref()));
         if let Some((_, error)) = graph.unread.into_iter().next() {
