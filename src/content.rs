@@ -4,6 +4,7 @@
 //! to a [`Sink`]. A blob travels as ranges: each range is read from an [`Origin`] and written into an [`Ingest`].
 
 pub mod file;
+mod verified;
 
 use std::fmt;
 use std::ops::Range;
@@ -12,6 +13,8 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::BoxStream;
+
+pub use verified::verified;
 
 use crate::error::Result;
 use crate::oci::{Descriptor, Digest, Platform, RawManifest, Reference};

@@ -1,130 +1,52 @@
 //! The store as a registry: what clients of the distribution protocol get from it.
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::ops::Range;
-use std::sync::Arc;
+use std::path::PathBuf;
 
-use async_trait::async_trait;
-use futures::{FutureExt, StreamExt};
-use layerpull::content::{Body, Extent, Origin, Provenance, Source};
-use layerpull::error::{Error, Result};
-use layerpull::oci::{Descriptor, Digest, MediaType, RawManifest, Reference};
-use layerpull::serve::{Access, Content, Server, Users};
+use layerpull::error::Error;
+use layerpull::oci::{Digest, MediaType, Reference};
+use layerpull::serve::{Access, Server, Users};
 use layerpull::store::Store;
 use reqwest::header::*;
 use reqwest::{Method, StatusCode};
 use serde_json::Value;
 use support::images::{Blob, Image};
 use support::peers::{Podman, skopeo};
+use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_util::sync::CancellationToken;
 
-/// Content in memory, which can lie about its bytes.
-#[derive(Default, Clone)]
-struct Memory {
-    names: Vec<(Reference, Descriptor)>,
-    manifests: BTreeMap<Digest, RawManifest>,
-    blobs: BTreeMap<Digest, support::images::Content>,
+/// A store of these images under these names.
+fn holding(images: &[(&str, &Image)]) -> TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    for (name, image) in images {
+        image.write_layout(dir.path(), &name.parse::<Reference>().unwrap().to_string());
+    }
+    dir
 }
 
-impl Memory {
-    fn holding(images: &[(&str, &Image)]) -> Memory {
-        let mut memory = Memory::default();
-        for (name, image) in images {
-            memory.names.push((name.parse().unwrap(), image.descriptor()));
-            memory.manifests.extend(image.manifests.iter().map(|m| (m.digest.clone(), m.clone())));
-            memory.blobs.extend(image.blobs.iter().map(|b| (b.digest().clone(), b.content.clone())));
-        }
-        memory
-    }
-
-    fn not_found(what: impl ToString) -> Error {
-        Error::NotFound { what: what.to_string(), place: "memory".into(), why: String::new() }
-    }
-}
-
-#[async_trait]
-impl Source for Memory {
-    fn place(&self) -> String {
-        "memory".into()
-    }
-
-    async fn resolve(&self, name: &Reference) -> Result<Descriptor> {
-        let found = self.names.iter().find(|(reference, _)| reference == name);
-        found.map(|(_, root)| root.clone()).ok_or_else(|| Memory::not_found(name))
-    }
-
-    async fn manifest(&self, descriptor: &Descriptor) -> Result<RawManifest> {
-        self.manifests.get(&descriptor.digest).cloned().ok_or_else(|| Memory::not_found(&descriptor.digest))
-    }
-
-    fn origins(&self, blob: &Descriptor) -> Vec<Arc<dyn Origin>> {
-        let content = self.blobs.get(&blob.digest);
-        content.map(|content| Arc::new(Held(content.clone())) as Arc<dyn Origin>).into_iter().collect()
-    }
-
-    async fn referrers(&self, subject: &Digest) -> Result<Vec<Descriptor>> {
-        let refers = |raw: &RawManifest| {
-            let manifest = raw.parse().unwrap();
-            (manifest.subject()?.digest == *subject).then(|| {
-                let json: Value = serde_json::from_slice(&raw.bytes).unwrap();
-                Descriptor { artifact_type: json["artifactType"].as_str().map(Into::into), ..raw.descriptor() }
-            })
-        };
-        Ok(self.manifests.values().filter_map(refers).collect())
-    }
-}
-
-#[derive(Debug)]
-struct Held(support::images::Content);
-
-#[async_trait]
-impl Origin for Held {
-    fn host(&self) -> &str {
-        "memory"
-    }
-
-    fn provenance(&self) -> Provenance {
-        Provenance::Local
-    }
-
-    async fn open(&self, range: Range<u64>) -> Result<Body> {
-        let (content, end) = (self.0.clone(), range.end.min(self.0.size()));
-        let pieces = (range.start..end).step_by(1 << 16).map(move |at| Ok(content.read(at..end.min(at + (1 << 16)))));
-        Ok(Body {
-            start: range.start,
-            end: Some(end),
-            extent: Extent::Range,
-            bytes: futures::stream::iter(pieces).boxed(),
-        })
-    }
+/// Where a store has the blob of `digest`.
+fn file(store: &TempDir, digest: &Digest) -> PathBuf {
+    store.path().join("blobs/sha256").join(digest.hex())
 }
 
 struct Served {
     address: SocketAddr,
     cancel: CancellationToken,
     server: tokio::task::JoinHandle<()>,
+    store: TempDir,
 }
 
 impl Served {
-    async fn start(memory: Memory, access: Access) -> Served {
-        let names = memory.names.clone();
-        let listing = Arc::new(move || {
-            let names = names.clone();
-            async move { Ok(names) }.boxed()
-        });
-        Served::content(Content { source: Arc::new(memory), listing, guarding: None }, access).await
-    }
-
-    async fn content(content: Content, access: Access) -> Served {
-        let server = Server::bind("127.0.0.1:0".parse().unwrap(), access, content).await.unwrap();
+    async fn start(store: TempDir, access: Access) -> Served {
+        let opened = Store::open(store.path()).unwrap();
+        let server = Server::bind("127.0.0.1:0".parse().unwrap(), access, opened).await.unwrap();
         let (address, cancel) = (server.address().unwrap(), CancellationToken::new());
-        Served { address, cancel: cancel.clone(), server: tokio::spawn(server.run(cancel)) }
+        Served { address, cancel: cancel.clone(), server: tokio::spawn(server.run(cancel)), store }
     }
 
     async fn open(images: &[(&str, &Image)]) -> Served {
-        Served::start(Memory::holding(images), Access::Loopback).await
+        Served::start(holding(images), Access::Loopback).await
     }
 
     fn request(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
@@ -217,10 +139,9 @@ async fn conditions_compare_the_digest() {
 #[tokio::test]
 async fn a_spoiled_blob_ends_too_short() {
     let image = image();
-    let mut memory = Memory::holding(&[("x:1", &image)]);
+    let served = Served::open(&[("x:1", &image)]).await;
     let wrong = support::images::Content::Noise { seed: 2, size: 300_000 };
-    memory.blobs.insert(image.layer(0).digest().clone(), wrong);
-    let served = Served::start(memory, Access::Loopback).await;
+    std::fs::write(file(&served.store, image.layer(0).digest()), wrong.to_bytes()).unwrap();
     // The connection may end before the head has left the buffer: no answer, or one that is too short.
     let answer = served.request(Method::GET, &blob_path(image.layer(0))).send().await;
     let body = match answer {
@@ -270,9 +191,9 @@ async fn referrers_are_filtered_and_can_be_fetched() {
     let attach =
         |kind: &str| Image::build().artifact(kind).subject(image.descriptor()).layer(Blob::noise(7, 9)).finish();
     let (signature, bill) = (attach("a/signature"), attach("a/bill"));
-    let mut memory = Memory::holding(&[("x:1", &image), ("other:1", &signature), ("other:2", &bill)]);
-    memory.names.truncate(1);
-    let served = Served::start(memory, Access::Loopback).await;
+    let served = Served::open(&[("other:1", &signature), ("other:2", &bill)]).await;
+    std::fs::remove_file(served.store.path().join("index.json")).unwrap();
+    image.write_layout(served.store.path(), "docker.io/library/x:1");
     let path = format!("x/referrers/{}", image.digest());
     assert_eq!(served.json(&path).await["manifests"].as_array().unwrap().len(), 2);
     let filtered = served.get(&format!("{path}?artifactType=a/signature")).await;
@@ -287,9 +208,8 @@ async fn referrers_are_filtered_and_can_be_fetched() {
 #[tokio::test]
 async fn of_a_sparse_index_the_absent_child_is_not_found() {
     let (held, absent) = (image(), Image::build().platform("linux/arm64").finish());
-    let mut memory = Memory::holding(&[("x:1", &Image::index(&[held.clone(), absent.clone()]))]);
-    memory.manifests.remove(absent.digest());
-    let served = Served::start(memory, Access::Loopback).await;
+    let served = Served::open(&[("x:1", &Image::index(&[held.clone(), absent.clone()]))]).await;
+    std::fs::remove_file(file(&served.store, absent.digest())).unwrap();
     assert_eq!(served.get("x/manifests/1").await.headers()[CONTENT_TYPE], MediaType::OCI_INDEX);
     assert_eq!(served.get(&format!("x/manifests/{}", held.digest())).await.status(), StatusCode::OK);
     assert_eq!(served.get(&blob_path(held.layer(0))).await.status(), StatusCode::OK);
@@ -298,8 +218,7 @@ async fn of_a_sparse_index_the_absent_child_is_not_found() {
 
 #[tokio::test]
 async fn users_must_show_their_password() {
-    let memory = Memory::holding(&[("x:1", &image())]);
-    let served = Served::start(memory, Access::Users(Users::one("me", "canary"))).await;
+    let served = Served::start(holding(&[("x:1", &image())]), Access::Users(Users::one("me", "canary"))).await;
     let refused = served.get("").await;
     assert_eq!(refused.status(), StatusCode::UNAUTHORIZED);
     assert!(refused.headers()[WWW_AUTHENTICATE].to_str().unwrap().starts_with("Basic realm="));
@@ -344,20 +263,9 @@ async fn a_stop_ends_within_two_seconds_though_a_client_takes_nothing() {
 
 #[tokio::test]
 async fn a_network_address_needs_a_word_about_credentials() {
-    let listing = Arc::new(|| async { Ok(vec![]) }.boxed());
-    let content = Content { source: Arc::new(Memory::default()), listing, guarding: None };
-    let refused = Server::bind("0.0.0.0:0".parse().unwrap(), Access::Loopback, content).await;
+    let store = Store::open(holding(&[]).path()).unwrap();
+    let refused = Server::bind("0.0.0.0:0".parse().unwrap(), Access::Loopback, store).await;
     assert!(matches!(refused, Err(Error::Usage(text)) if text.contains("--no-auth")));
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn skopeo_and_podman_take_images_from_it() {
-    let amd64 = Image::build().layer(Blob::files(&[("text", b"for amd64")])).finish();
-    let arm64 = Image::build().platform("linux/arm64").layer(Blob::files(&[("text", b"for arm64")])).finish();
-    let index = Image::index(&[amd64.clone(), arm64]);
-    let served = Served::open(&[("nginx:1", &index), ("127.0.0.1:5000/a/b:2", &image())]).await;
-    let address = served.address;
-    tokio::task::spawn_blocking(move || take_with_peers(address, &index, &amd64)).await.unwrap();
 }
 
 fn take_with_peers(address: SocketAddr, index: &Image, amd64: &Image) {
@@ -375,24 +283,20 @@ fn take_with_peers(address: SocketAddr, index: &Image, amd64: &Image) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn skopeo_and_podman_take_images_from_a_store_that_grows_meanwhile() {
-    let dir = tempfile::tempdir().unwrap();
     let amd64 = Image::build().layer(Blob::files(&[("text", b"for amd64")])).finish();
     let index = Image::index(&[amd64.clone(), Image::build().platform("linux/arm64").finish()]);
-    index.write_layout(dir.path(), "docker.io/library/nginx:1");
-    let store = Store::open(dir.path()).unwrap();
-    let served = Served::content(Content::of(&store), Access::Loopback).await;
+    let served = Served::open(&[("nginx:1", &index)]).await;
     assert_eq!(served.refusal("a/b/manifests/2").await, (404, "NAME_UNKNOWN".into()));
-    image().write_layout(dir.path(), "127.0.0.1:5000/a/b:2");
+    image().write_layout(served.store.path(), "127.0.0.1:5000/a/b:2");
     let address = served.address;
     tokio::task::spawn_blocking(move || take_with_peers(address, &index, &amd64)).await.unwrap();
 }
 
 #[tokio::test]
 async fn a_spoiled_or_shortened_file_of_a_store_never_arrives_whole() {
-    let (dir, image) = (tempfile::tempdir().unwrap(), image());
-    image.write_layout(dir.path(), "docker.io/library/x:1");
-    let served = Served::content(Content::of(&Store::open(dir.path()).unwrap()), Access::Loopback).await;
-    let file = dir.path().join("blobs/sha256").join(image.layer(0).digest().hex());
+    let image = image();
+    let served = Served::open(&[("x:1", &image)]).await;
+    let file = file(&served.store, image.layer(0).digest());
     let mut spoiled = image.layer(0).content.to_bytes().to_vec();
     spoiled[299_999] ^= 1;
     for bytes in [&spoiled[..], &spoiled[..1000], b""] {

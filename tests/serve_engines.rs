@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use layerpull::serve::{Access, Content, Server};
+use layerpull::serve::{Access, Server};
 use layerpull::store::Store;
 use support::engines::{Containerd, Docker};
 use support::images::{Blob, Image};
@@ -27,8 +27,8 @@ impl Served {
         let dir = tempfile::tempdir().unwrap();
         docker_io.write_layout(dir.path(), "docker.io/library/nginx:1");
         quay_io.write_layout(dir.path(), "quay.io/library/nginx:1");
-        let content = Content::of(&Store::open(dir.path()).unwrap());
-        let server = Server::bind("127.0.0.1:0".parse().unwrap(), Access::Loopback, content).await.unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let server = Server::bind("127.0.0.1:0".parse().unwrap(), Access::Loopback, store).await.unwrap();
         let (address, cancel) = (server.address().unwrap(), CancellationToken::new());
         tokio::spawn(server.run(cancel.clone()));
         Served { address, docker_io, quay_io, cancel, _dir: dir }

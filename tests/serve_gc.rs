@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use layerpull::event::{Event, Observer};
-use layerpull::serve::{Access, Content, Server};
+use layerpull::serve::{Access, Server};
 use layerpull::store::{Collect, Effect, Spare, Store};
 use support::images::{Blob, Image};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -33,8 +33,7 @@ async fn store(dir: &Path) -> (Store, Image) {
 }
 
 async fn serve(store: &Store) -> (std::net::SocketAddr, tokio_util::sync::DropGuard) {
-    let content = Content::of(store);
-    let server = Server::bind("127.0.0.1:0".parse().unwrap(), Access::Loopback, content).await.unwrap();
+    let server = Server::bind("127.0.0.1:0".parse().unwrap(), Access::Loopback, store.clone()).await.unwrap();
     let (address, cancel) = (server.address().unwrap(), CancellationToken::new());
     tokio::spawn(server.run(cancel.clone()));
     (address, cancel.drop_guard())

@@ -1,10 +1,10 @@
 //! Blobs that are files in an image layout on this machine, as origins.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Read};
 use std::ops::Range;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
@@ -12,6 +12,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt};
 use rustix::fs::{Mode, OFlags, ResolveFlags};
+use serde::Deserialize;
 
 use super::{Body, Extent, Origin, Provenance};
 use crate::error::{Error, Result};
@@ -19,6 +20,9 @@ use crate::oci::{Descriptor, Digest};
 
 /// How many bytes are read from a file at once.
 pub const PIECE: usize = 512 * 1024;
+
+/// The largest `oci-layout` file that is read, in bytes.
+const MAX_MARKER: u64 = 4096;
 
 /// An open folder, below which files are opened without following any link.
 #[derive(Debug, Clone)]
@@ -69,6 +73,47 @@ impl Folder {
 /// Where an image layout keeps the blob of `digest` (OCI image-spec, `image-layout.md`, "Blobs").
 pub fn blob_path(digest: &Digest) -> PathBuf {
     Path::new("blobs").join(digest.algorithm().as_str()).join(digest.hex())
+}
+
+/// The version of the image layout in `dir`, as its marker `oci-layout` states it (OCI image-spec, `image-layout.md`).
+///
+/// # Errors
+/// Those of the system: `NotFound` when there is no marker; `InvalidData` when it is damaged.
+pub fn layout_version(dir: &Path) -> io::Result<String> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Marker {
+        image_layout_version: String,
+    }
+    let text = read_bounded(&dir.join("oci-layout"), MAX_MARKER)?;
+    let marker: Marker = serde_json::from_slice(&text)?;
+    Ok(marker.image_layout_version)
+}
+
+/// The bytes of the file at `path`, of at most `limit` bytes. Never waits for the other end of a pipe.
+///
+/// # Errors
+/// Those of the system; `InvalidInput` when it is no regular file, `FileTooLarge` when it has more bytes.
+pub fn read_bounded(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
+    let flags = OFlags::NONBLOCK.bits() as i32;
+    let file = File::options().read(true).custom_flags(flags).open(path)?;
+    match file.metadata()?.is_file() {
+        true => read_all(file, limit),
+        false => Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file")),
+    }
+}
+
+/// The bytes of an open file, of at most `limit` bytes.
+///
+/// # Errors
+/// Those of the system; `FileTooLarge` when it has more bytes.
+pub fn read_all(file: File, limit: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    file.take(limit + 1).read_to_end(&mut bytes)?;
+    match bytes.len() as u64 > limit {
+        true => Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("it has more than {limit} bytes"))),
+        false => Ok(bytes),
+    }
 }
 
 const READ: OFlags = OFlags::RDONLY.union(OFlags::CLOEXEC).union(OFlags::NONBLOCK).union(OFlags::NOFOLLOW);
@@ -226,5 +271,13 @@ mod tests {
         std::os::unix::fs::symlink(dir.path().join("blobs"), dir.path().join("link")).unwrap();
         assert!(open_stepwise(folder.handle.as_fd(), Path::new("link/sha256")).is_err());
         assert!(open_stepwise(folder.handle.as_fd(), Path::new("../x")).is_err());
+    }
+
+    #[test]
+    fn a_pipe_in_the_way_is_refused_and_not_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("index.json");
+        rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, rustix::fs::Mode::RUSR, 0).unwrap();
+        assert_eq!(read_bounded(&path, 10).unwrap_err().kind(), io::ErrorKind::InvalidInput);
     }
 }

@@ -2,31 +2,21 @@
 //!
 //! They are read, never written, and trusted no more than any other origin: the digest of the whole blob decides.
 
-use std::io::{self, Read};
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use serde::Deserialize;
 
-use crate::content::file::{FileOrigin, Folder};
+use crate::content::file::{FileOrigin, Folder, layout_version};
 use crate::content::{Origin, Source};
 use crate::error::{Error, Result};
 use crate::oci::{Descriptor, Digest, RawManifest, Reference};
-
-/// The largest `oci-layout` file that is read, in bytes.
-const MAX_MARKER: u64 = 4096;
 
 /// An OCI image layout on this machine (OCI image-spec, `image-layout.md`).
 #[derive(Debug, Clone)]
 pub struct Layout {
     folder: Folder,
-}
-
-#[derive(Deserialize)]
-struct Marker {
-    #[serde(rename = "imageLayoutVersion")]
-    version: String,
 }
 
 impl Layout {
@@ -36,14 +26,10 @@ impl Layout {
     /// `Store` when the folder cannot be opened, `Invalid` when it is no image layout of version 1.
     pub fn open(dir: &Path) -> Result<Layout> {
         let folder = Folder::open(dir).map_err(Error::store("open the image layout", dir))?;
-        let mut text = String::new();
-        let read = |text: &mut String| folder.file(Path::new("oci-layout"))?.take(MAX_MARKER).read_to_string(text);
-        read(&mut text).map_err(|e| foreign(dir, &format!("its file oci-layout cannot be read: {e}")))?;
-        let marker: Marker =
-            serde_json::from_str(&text).map_err(|e| foreign(dir, &format!("its file oci-layout is damaged: {e}")))?;
-        match marker.version.starts_with("1.") {
+        let version = layout_version(dir).map_err(|e| foreign(dir, &format!("its file oci-layout: {e}")))?;
+        match version.starts_with("1.") {
             true => Ok(Layout { folder }),
-            false => Err(foreign(dir, &format!("its version is {:?}, and only 1.x is known", marker.version))),
+            false => Err(foreign(dir, &format!("its version is {version:?}, and only 1.x is known"))),
         }
     }
 

@@ -7,6 +7,7 @@ use crate::content::Source;
 use crate::error::{Error, Result};
 use crate::oci::manifest::{MAX_BLOBS, MAX_MANIFESTS};
 use crate::oci::{Descriptor, Digest, Manifest};
+use crate::store::Store;
 
 /// The most manifests of one image whose referrers are looked for: the store reads all its manifests for each.
 const MAX_SUBJECTS: usize = 64;
@@ -24,18 +25,18 @@ impl Graphs {
     /// The descriptor of `digest`, if it lies below one of `roots` or below something that refers to them.
     pub(super) async fn find(
         &self,
-        source: &dyn Source,
+        store: &Store,
         roots: &[Descriptor],
         digest: &Digest,
     ) -> Result<Option<Descriptor>> {
         for root in roots {
-            if let Some(found) = self.graph(source, root).await?.get(digest) {
+            if let Some(found) = self.graph(store, root).await?.get(digest) {
                 return Ok(Some(found.clone()));
             }
         }
         for root in roots {
-            for referrer in self.referrers(source, root).await? {
-                if let Some(found) = self.graph(source, &referrer).await?.get(digest) {
+            for referrer in self.referrers(store, root).await? {
+                if let Some(found) = self.graph(store, &referrer).await?.get(digest) {
                     return Ok(Some(found.clone()));
                 }
             }
@@ -44,20 +45,20 @@ impl Graphs {
     }
 
     /// Signatures and the like of every manifest below `root`.
-    async fn referrers(&self, source: &dyn Source, root: &Descriptor) -> Result<Vec<Descriptor>> {
-        let graph = self.graph(source, root).await?;
+    async fn referrers(&self, store: &Store, root: &Descriptor) -> Result<Vec<Descriptor>> {
+        let graph = self.graph(store, root).await?;
         let mut found = Vec::new();
         for manifest in graph.values().filter(|d| d.media_type.is_manifest()).take(MAX_SUBJECTS) {
-            found.extend(source.referrers(&manifest.digest).await?);
+            found.extend(store.referrers(&manifest.digest).await?);
         }
         Ok(found)
     }
 
-    async fn graph(&self, source: &dyn Source, root: &Descriptor) -> Result<Graph> {
+    async fn graph(&self, store: &Store, root: &Descriptor) -> Result<Graph> {
         if let Some(graph) = self.remembered(&root.digest) {
             return Ok(graph);
         }
-        let (graph, whole) = walk(source, root).await?;
+        let (graph, whole) = walk(store, root).await?;
         let graph = Arc::new(graph);
         // What is absent now may be there at the next request: an index is completed platform by platform.
         if whole {
@@ -80,25 +81,22 @@ impl Graphs {
 }
 
 /// Everything below `root`, and whether all manifests were there.
-async fn walk(source: &dyn Source, root: &Descriptor) -> Result<(HashMap<Digest, Descriptor>, bool)> {
+async fn walk(store: &Store, root: &Descriptor) -> Result<(HashMap<Digest, Descriptor>, bool)> {
     let mut found = HashMap::from([(root.digest.clone(), root.clone())]);
     let mut waiting = VecDeque::from([root.clone()]);
-    let mut read = HashSet::new();
+    let mut seen = HashSet::from([root.digest.clone()]);
     let mut whole = true;
     while let Some(node) = waiting.pop_front() {
-        if !read.insert(node.digest.clone()) {
-            continue;
-        }
-        let Some(children) = children(source, &node).await? else {
+        let Some(children) = children(store, &node).await? else {
             whole = false;
             continue;
         };
         if found.len() + children.len() > MAX_MANIFESTS + MAX_BLOBS {
             let why = format!("it has more than {MAX_MANIFESTS} manifests and {MAX_BLOBS} blobs");
-            return Err(Error::Invalid { what: root.digest.to_string(), place: source.place(), why });
+            return Err(Error::Invalid { what: root.digest.to_string(), place: store.place(), why });
         }
         for child in children {
-            if child.media_type.is_manifest() {
+            if child.media_type.is_manifest() && seen.insert(child.digest.clone()) {
                 waiting.push_back(child.clone());
             }
             found.entry(child.digest.clone()).or_insert(child);
@@ -108,8 +106,8 @@ async fn walk(source: &dyn Source, root: &Descriptor) -> Result<(HashMap<Digest,
 }
 
 /// What a manifest names; nothing where the store does not have it, or it cannot be followed.
-async fn children(source: &dyn Source, node: &Descriptor) -> Result<Option<Vec<Descriptor>>> {
-    let manifest = match source.manifest(node).await {
+async fn children(store: &Store, node: &Descriptor) -> Result<Option<Vec<Descriptor>>> {
+    let manifest = match store.manifest(node).await {
         Ok(raw) => raw.parse(),
         Err(Error::NotFound { .. }) => return Ok(None),
         Err(Error::Invalid { .. } | Error::Verification { .. }) => return Ok(None),

@@ -1,4 +1,5 @@
-//! The store as a read-only registry over HTTP (distribution-spec, "Pull" and "Content Discovery").
+//! The store as a registry over HTTP (distribution-spec, "Pull" and "Content Discovery"; where it is writable, "Push" and
+//! "Content Management").
 //!
 //! A repository is at `/v2/<registry>/<repository>` (a port after `_` instead of `:`, which clients accept in a path),
 //! and at `/v2/<repository>` where only one registry has it; `?ns=<registry>`, as containerd sends it to mirrors, decides.
@@ -7,15 +8,17 @@
 //! - `routes`, `range`: requests, read without I/O.
 //! - `names`, `graph`: which of the store's content a path means.
 //! - `answer`, `body`, `failure`: answers; blobs are hashed on their way out.
-//! - `access`: who may read.
+//! - `push`: what clients may write.
+//! - `access`: who may read and write; `deadline`: how long a client may take nothing.
 
 mod access;
 mod answer;
 mod body;
+mod deadline;
 mod failure;
 mod graph;
 mod names;
-mod patient;
+mod push;
 mod range;
 mod routes;
 
@@ -33,12 +36,13 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub use access::{Access, Users};
-pub use answer::{Content, Listing};
 
 use crate::error::{Error, Fault, Result};
+use crate::store::Store;
 use answer::Answers;
+use deadline::Patient;
 use graph::Graphs;
-use patient::Patient;
+use push::Pushes;
 
 /// Connections at once; further ones wait to be accepted.
 const MAX_CONNECTIONS: usize = 512;
@@ -60,16 +64,29 @@ pub struct Server {
 }
 
 impl Server {
-    /// Listens on `address`; port 0 takes a free one.
+    /// Listens on `address`, port 0 taking a free one, to serve all images of `store` that have a name.
     ///
     /// # Errors
     /// `Usage` when the address is not loopback and `access` says nothing about it, or when nobody can listen on it.
-    pub async fn bind(address: SocketAddr, access: Access, content: Content) -> Result<Server> {
+    pub async fn bind(address: SocketAddr, access: Access, store: Store) -> Result<Server> {
         access.check(address)?;
         let bound = TcpListener::bind(address).await;
         let listener =
             bound.map_err(|e| Error::Usage(format!("cannot listen on {address}: {e}; choose another address")))?;
-        Ok(Server { listener, answers: Arc::new(Answers { content, access, graphs: Graphs::default() }) })
+        Ok(Server { listener, answers: Arc::new(Answers { store, access, graphs: Graphs::default(), pushes: None }) })
+    }
+
+    /// The same registry, which also takes what clients push, under the name `ADDRESS:PORT` of this listener. Whoever may
+    /// read may write.
+    ///
+    /// # Errors
+    /// `Usage` when nothing was said about credentials.
+    pub fn writable(mut self) -> Result<Server> {
+        let address = self.address()?;
+        self.answers.access.check_writes()?;
+        let answers = Arc::get_mut(&mut self.answers).expect("answers are shared only while the server runs");
+        answers.pushes = Some(Arc::new(Pushes::new(&answers.store, address)));
+        Ok(self)
     }
 
     /// Where it listens.

@@ -5,8 +5,7 @@ use std::io;
 
 use bytes::Bytes;
 
-use super::layout::read_all;
-use crate::content::file::{Folder, blob_path};
+use crate::content::file::{Folder, blob_path, read_all};
 use crate::error::{Error, Result};
 use crate::oci::manifest::{MAX_BLOBS, MAX_DEPTH, MAX_MANIFEST_SIZE, MAX_MANIFESTS};
 use crate::oci::{Descriptor, Digest, Manifest, MediaType, Platform, RawManifest};

@@ -1,19 +1,14 @@
 //! What images a store has, for people.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
-
-use serde::Deserialize;
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use super::graph::{Follow, Graph, walk};
 use super::index::{Entry, IndexFile};
-use super::layout::read_all;
 use super::{Store, off};
-use crate::content::file::Folder;
+use crate::content::file::{Folder, read_all};
 use crate::error::Result;
-use crate::oci::{Descriptor, Digest, Image, Manifest, Platform, Reference};
-
-/// The largest image configuration that is read, in bytes.
-const MAX_CONFIG: u64 = 8 * 1024 * 1024;
+use crate::oci::config::MAX_CONFIG_SIZE;
+use crate::oci::{Config, Descriptor, Digest, Image, Manifest, Platform, Reference};
 
 /// One entry of the index.
 #[derive(Debug, Clone)]
@@ -41,50 +36,10 @@ impl StoredImage {
     }
 }
 
-/// The configuration of an image, as far as it is shown (OCI image-spec, `config.md`).
-#[derive(Debug, Deserialize)]
-pub(super) struct Config {
-    #[serde(default)]
-    pub os: Option<String>,
-    #[serde(default)]
-    pub architecture: Option<String>,
-    #[serde(default)]
-    pub variant: Option<String>,
-    #[serde(default)]
-    pub history: Option<Vec<Step>>,
-}
-
-/// One step of the making of an image.
-#[derive(Debug, Deserialize)]
-pub(super) struct Step {
-    #[serde(default)]
-    pub created_by: Option<String>,
-    #[serde(default)]
-    pub comment: Option<String>,
-    #[serde(default)]
-    pub empty_layer: Option<bool>,
-}
-
 /// An entry with the graph below it.
-pub(super) struct Known {
-    pub entry: Entry,
-    pub graph: Graph,
-}
-
-/// An image manifest with what is known of it.
-pub(super) struct Described<'k> {
-    pub node: &'k Descriptor,
-    pub image: &'k Image,
-    pub platform: Option<Platform>,
-    pub config: Option<Config>,
-}
-
-impl<'k> Described<'k> {
-    fn new(folder: &Folder, node: &'k Descriptor, image: &'k Image) -> Described<'k> {
-        let config = config(folder, image);
-        let platform = node.platform.clone().or_else(|| config.as_ref()?.platform());
-        Described { node, image, platform, config }
-    }
+struct Known {
+    entry: Entry,
+    graph: Graph,
 }
 
 impl Store {
@@ -116,7 +71,26 @@ impl Store {
         .await
     }
 
-    pub(super) fn known(&self, folder: &Folder) -> Result<Vec<Known>> {
+    /// Which images here have each layer, by the names that the index has for them, or a digest where there is none.
+    ///
+    /// # Errors
+    /// `Invalid` when `index.json` is damaged.
+    pub async fn sharing(&self) -> Result<BTreeMap<Digest, BTreeSet<String>>> {
+        let store = self.clone();
+        off(move || {
+            let mut sharing: BTreeMap<Digest, BTreeSet<String>> = BTreeMap::new();
+            let Some(folder) = store.disk.folder()? else { return Ok(sharing) };
+            for known in store.known(&folder)? {
+                for layer in known.images().flat_map(|(_, image)| &image.layers) {
+                    sharing.entry(layer.digest.clone()).or_default().insert(known.entry.title());
+                }
+            }
+            Ok(sharing)
+        })
+        .await
+    }
+
+    fn known(&self, folder: &Folder) -> Result<Vec<Known>> {
         let entries = IndexFile::read(&self.disk.paths)?.entries();
         let known = |entry: Entry| {
             let platforms = entry.platforms();
@@ -163,46 +137,30 @@ impl Known {
         image
     }
 
-    /// The image manifests with the platform of each: as the index says, else as the configuration does.
-    pub fn images(&self, folder: &Folder) -> Vec<Described<'_>> {
-        let images = self.graph.manifests.iter().filter_map(|(node, manifest)| match manifest {
-            Manifest::Image(image) => Some(Described::new(folder, node, image)),
+    /// The image manifests with their descriptors.
+    fn images(&self) -> impl Iterator<Item = (&Descriptor, &Image)> {
+        self.graph.manifests.iter().filter_map(|(node, manifest)| match manifest {
+            Manifest::Image(image) => Some((node, &**image)),
             Manifest::Index(_) => None,
-        });
-        images.collect()
+        })
     }
 
+    /// The platform of each image: as the index says, else as the configuration does.
     fn platforms(&self, folder: &Folder) -> Vec<Platform> {
-        let is_real = |platform: &Platform| platform.os != "unknown";
-        let mut platforms: Vec<_> = self.images(folder).into_iter().filter_map(|image| image.platform).collect();
-        platforms.retain(is_real);
-        platforms.sort();
-        platforms.dedup();
-        platforms
+        let platform =
+            |(node, image): (&Descriptor, &Image)| node.platform.clone().or_else(|| configured(folder, image));
+        let platforms: BTreeSet<_> = self.images().filter_map(platform).collect();
+        platforms.into_iter().filter(|platform| platform.os != "unknown").collect()
     }
 }
 
-impl Config {
-    fn platform(&self) -> Option<Platform> {
-        let (os, architecture) = (self.os.as_deref()?, self.architecture.as_deref()?);
-        (!os.is_empty() && !architecture.is_empty()).then(|| Platform::new(os, architecture, self.variant.as_deref()))
-    }
-}
-
-/// The configuration of an image; its digest is verified.
-fn config(folder: &Folder, image: &Image) -> Option<Config> {
+/// The platform in the configuration of an image, whose digest is verified.
+fn configured(folder: &Folder, image: &Image) -> Option<Platform> {
     if !image.config.media_type.is_config() {
         return None;
     }
-    let bytes = read_all(folder.blob(&image.config.digest).ok()?, MAX_CONFIG).ok()?;
-    image.config.digest.matches(&bytes).then(|| serde_json::from_slice(&bytes).ok())?
-}
-
-impl Step {
-    /// What was done, as the maker of the image tells.
-    pub fn text(&self) -> String {
-        self.created_by.as_deref().or(self.comment.as_deref()).unwrap_or_default().to_owned()
-    }
+    let bytes = read_all(folder.blob(&image.config.digest).ok()?, MAX_CONFIG_SIZE).ok()?;
+    image.config.digest.matches(&bytes).then(|| Config::parse(&bytes).ok())??.platform()
 }
 
 #[cfg(test)]

@@ -8,8 +8,9 @@ use std::io;
 use serde_json::value::{RawValue, to_raw_value};
 use serde_json::{Map, Value};
 
-use super::layout::{Paths, read_bounded};
+use super::layout::Paths;
 use crate::content::Root;
+use crate::content::file::read_bounded;
 use crate::error::{Error, Result};
 use crate::oci::{Descriptor, Digest, MediaType, Platform, Reference};
 
@@ -48,6 +49,11 @@ impl Entry {
     pub fn name(&self) -> Option<&str> {
         let annotations = &self.descriptor.annotations;
         annotations.get(IMAGE_NAME).or_else(|| annotations.get(REF_NAME)).map(String::as_str)
+    }
+
+    /// The name for people: a digest where there is none.
+    pub fn title(&self) -> String {
+        self.name().map_or_else(|| self.descriptor.digest.to_string(), str::to_owned)
     }
 
     /// The name as a reference. One without a colon or slash is only a tag, and says nothing about the repository.

@@ -1,13 +1,10 @@
 //! The files of a store and how they get to the disk (OCI image-spec, `image-layout.md`).
 
 use std::fs::{self, File};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use serde::Deserialize;
-
-use crate::content::file::{Folder, blob_path};
+use crate::content::file::{Folder, blob_path, layout_version};
 use crate::error::{Error, Result};
 use crate::oci::{Algorithm, Descriptor, Digest};
 
@@ -15,18 +12,11 @@ use crate::oci::{Algorithm, Descriptor, Digest};
 pub(super) const OWN: &str = ".layerpull";
 const VERSION: &str = "1.0.0";
 const MARKER: &[u8] = br#"{"imageLayoutVersion":"1.0.0"}"#;
-const MAX_MARKER: u64 = 4096;
 
 /// Where everything of a store is. File names come from digests and constants alone.
 #[derive(Debug, Clone)]
 pub(super) struct Paths {
     pub root: PathBuf,
-}
-
-#[derive(Deserialize)]
-struct Marker {
-    #[serde(rename = "imageLayoutVersion")]
-    version: String,
 }
 
 impl Paths {
@@ -94,37 +84,29 @@ impl Paths {
 
     /// Refuses what is no layout of a version that we know. A folder that is not there, or empty, will become one.
     pub fn check(&self) -> Result<()> {
-        if let Some(marker) = self.read_marker()? {
-            return self.check_version(&marker);
-        }
-        if self.is_vacant()? {
+        if self.is_layout()? || self.is_vacant()? {
             return Ok(());
         }
         // What is there may have been put there, behind the marker, by another process that is just making this store.
-        match self.read_marker()? {
-            Some(marker) => self.check_version(&marker),
-            None => Err(self.foreign("the folder holds other things and no oci-layout; name an empty or new one")),
-        }
-    }
-
-    fn read_marker(&self) -> Result<Option<Vec<u8>>> {
-        match read_bounded(&self.marker(), MAX_MARKER) {
-            Ok(text) => Ok(Some(text)),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(e) => Err(Error::store("read", self.marker())(e)),
-        }
-    }
-
-    fn check_version(&self, marker: &[u8]) -> Result<()> {
-        let marker: Marker = serde_json::from_slice(marker).map_err(|e| {
-            self.foreign(&format!("its file oci-layout is damaged ({e}); it should read {}", text(MARKER)))
-        })?;
-        match marker.version == VERSION {
+        match self.is_layout()? {
             true => Ok(()),
-            false => Err(self.foreign(&format!(
-                "it is an image layout of version {:?}, and only {VERSION} is known; name another folder",
-                marker.version
+            false => Err(self.foreign("the folder holds other things and no oci-layout; name an empty or new one")),
+        }
+    }
+
+    /// Whether the marker is there; one of another version is refused.
+    fn is_layout(&self) -> Result<bool> {
+        match layout_version(&self.root) {
+            Ok(version) if version == VERSION => Ok(true),
+            Ok(version) => Err(self.foreign(&format!(
+                "it is an image layout of version {version:?}, and only {VERSION} is known; name another folder"
             ))),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(e) if e.kind() == io::ErrorKind::InvalidData => Err(self.foreign(&format!(
+                "its file oci-layout is damaged ({e}); it should read {}",
+                String::from_utf8_lossy(MARKER)
+            ))),
+            Err(e) => Err(Error::store("read", self.marker())(e)),
         }
     }
 
@@ -203,10 +185,6 @@ impl Paths {
     }
 }
 
-fn text(bytes: &[u8]) -> std::borrow::Cow<'_, str> {
-    String::from_utf8_lossy(bytes)
-}
-
 /// Makes the names in a folder durable.
 pub(super) fn sync_folder(folder: &Path) -> io::Result<()> {
     File::open(folder)?.sync_all()
@@ -241,43 +219,10 @@ pub(super) fn start_write_back(_: &File) -> io::Result<()> {
     Ok(())
 }
 
-/// The bytes of a file of at most `limit` bytes. Never waits for the other end of a pipe.
-pub(super) fn read_bounded(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
-    let flags = rustix::fs::OFlags::NONBLOCK.bits() as i32;
-    let file = File::options().read(true).custom_flags(flags).open(path)?;
-    match file.metadata()?.is_file() {
-        true => read_all(file, limit),
-        false => Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file")),
-    }
-}
-
-/// The bytes of an open file of at most `limit` bytes.
-pub(super) fn read_all(file: File, limit: u64) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    file.take(limit + 1).read_to_end(&mut bytes)?;
-    match bytes.len() as u64 > limit {
-        true => Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("it has more than {limit} bytes"))),
-        false => Ok(bytes),
-    }
-}
-
 /// Removes a file that may be gone already.
 pub(super) fn remove(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
         _ => Ok(()),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_pipe_in_the_way_is_refused_and_not_waited_for() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("index.json");
-        rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, rustix::fs::Mode::RUSR, 0).unwrap();
-        assert_eq!(read_bounded(&path, 10).unwrap_err().kind(), io::ErrorKind::InvalidInput);
     }
 }

@@ -4,15 +4,15 @@
 //! and `blobs/`. What only we need is in `.layerpull/`: partial blobs with their journals, locks, and records of what
 //! was verified.
 //!
-//! - `layout`: the files, and how they get to the disk.
+//! - `layout`: the files, and how they get to the disk; `lock`: who may use them.
 //! - `partial`, `stretches`, `journal`: a blob on its way in.
 //! - `receive`: a blob on its way in whose digest is not known yet.
-//! - `verified`: which blobs need no second hashing.
+//! - `check`, `verified`: whether a blob in its place is good, and which need no second hashing.
 //! - `index`: the names.
-//! - `graph`: what a name needs.
+//! - `graph`: what a name needs; `scan`: what lies here, named or not.
 //! - `source`, `sink`: the store as a place.
-//! - `images`, `layers`: what is here, for people.
-//! - `collect` removes what nobody needs, `verify` finds what is damaged, `read` hashes what it hands out.
+//! - `images`: what is here, for people.
+//! - `collect` removes what nobody needs, `verify` finds what is damaged.
 
 mod check;
 mod collect;
@@ -20,11 +20,9 @@ mod graph;
 mod images;
 mod index;
 mod journal;
-mod layers;
 mod layout;
 mod lock;
 mod partial;
-mod read;
 mod receive;
 mod scan;
 mod sink;
@@ -49,7 +47,6 @@ use crate::oci::{Algorithm, Descriptor, Reference};
 pub use collect::{Collect, Collected, Effect, Spare};
 pub use images::StoredImage;
 pub use index::{IMAGE_NAME, MEDIA_TYPE, PLATFORMS, REF_NAME};
-pub use layers::{Layer, Stack};
 pub use receive::{Pending, Receiving};
 pub use verify::{Broken, Damage};
 

@@ -17,7 +17,6 @@ use super::journal::Journal;
 use super::layout::{remove, reserve, start_write_back, sync_folder};
 use super::lock::Passing;
 use super::stretches::{Stretches, Sum, joined};
-use super::verified::Identity;
 use crate::content::file::PIECE;
 use crate::content::{Ingest, Provenance, Stretch};
 use crate::error::{Error, Result};
@@ -301,7 +300,6 @@ pub(super) fn seal(data: &File) -> io::Result<()> {
     data.set_modified(SystemTime::now() - SET_BACK)?;
     data.set_permissions(Permissions::from_mode(0o444))
 }
-
 
 #[async_trait]
 impl Ingest for Partial {

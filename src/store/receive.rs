@@ -14,8 +14,8 @@ use bytes::Bytes;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::layout::start_write_back;
 use super::lock::Passing;
-use super::partial::start_write_back;
 use super::verified::Identity;
 use super::{Disk, Store, layout, off};
 use crate::content::file::PIECE;

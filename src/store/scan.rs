@@ -7,8 +7,7 @@ use std::path::Path;
 use bytes::Bytes;
 
 use super::Disk;
-use super::layout::read_all;
-use crate::content::file::Folder;
+use crate::content::file::{Folder, read_all};
 use crate::error::{Error, Result};
 use crate::oci::manifest::MAX_MANIFEST_SIZE;
 use crate::oci::{Algorithm, Descriptor, Digest, Manifest, RawManifest};

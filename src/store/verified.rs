@@ -9,7 +9,7 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::layout::read_bounded;
+use crate::content::file::read_bounded;
 use crate::oci::Digest;
 
 /// The largest file of records that is read, in bytes; a larger one is ignored, and `gc` shortens it.

@@ -89,7 +89,7 @@ impl Store {
             all.entry(digest).or_default();
         }
         for entry in IndexFile::read(&self.disk.paths)?.entries() {
-            let name = entry.name().map_or_else(|| entry.descriptor.digest.to_string(), str::to_owned);
+            let name = entry.title();
             let platforms = entry.platforms();
             let graph = walk(&folder, &entry.descriptor, Follow::of(platforms.as_deref()));
             for node in graph.nodes().chain(graph.unread.iter().map(|(node, _)| node)) {
