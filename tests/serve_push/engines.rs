@@ -38,13 +38,21 @@ async fn skopeo_pushes_an_index_and_takes_it_back() {
         let (_layout, from) = layout(&pushed);
         let tls = "--dest-tls-verify=false";
         assert!(!skopeo(["copy", "--all", tls, "--dest-creds", "me:wrong", &from, &name]).success);
-        skopeo(["copy", "--all", tls, "--dest-creds", "me:secret", &from, &name]).ok();
+        skopeo(["copy", "--all", "--preserve-digests", tls, "--dest-creds", "me:secret", &from, &name]).ok();
         let other = name.replace("/a/b:", "/c:");
         let tls = ["--dest-tls-verify=false", "--src-tls-verify=false"];
         let creds = ["--dest-creds", "me:secret", "--src-creds", "me:secret"];
-        skopeo(["copy", "--all"].iter().chain(&tls).chain(&creds).copied().chain([name.as_str(), other.as_str()])).ok();
+        skopeo(
+            ["copy", "--all", "--preserve-digests"]
+                .iter()
+                .chain(&tls)
+                .chain(&creds)
+                .copied()
+                .chain([name.as_str(), other.as_str()]),
+        )
+        .ok();
         let raw = skopeo(["inspect", "--raw", "--tls-verify=false", "--creds", "me:secret", &other]).ok();
-        assert_eq!(raw.as_bytes(), pushed.root().bytes);
+        assert_eq!(raw, String::from_utf8_lossy(&pushed.root().bytes));
     })
     .await;
     let root = registry.root(&format!("{}/a/b:1", registry.address)).await.unwrap();
@@ -58,8 +66,10 @@ async fn podman_pushes_and_skopeo_finds_the_same_digest() {
     let host = registry.address.to_string();
     beside(move || {
         let (_layout, from) = layout(&image("podman"));
-        let (podman, name) = (Podman::new(), format!("{host}/p/q:1"));
-        let id = podman.run(["pull", "-q", &from]).ok();
+        let (podman, seed, name) = (Podman::new(), format!("{host}/seed:1"), format!("{host}/p/q:1"));
+        // What podman has, it has from a registry.
+        skopeo(["copy", "--dest-tls-verify=false", &from, &format!("docker://{seed}")]).ok();
+        let id = podman.run(["pull", "-q", "--tls-verify=false", &seed]).ok();
         let file = tempfile::NamedTempFile::new().unwrap();
         let digestfile = file.path().to_str().unwrap();
         podman.run(["push", "-q", "--tls-verify=false", "--digestfile", digestfile, id.trim(), &name]).ok();

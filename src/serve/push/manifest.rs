@@ -7,7 +7,7 @@ use super::{Pushes, body, empty};
 use crate::content::{Root, Sink};
 use crate::error::Error;
 use crate::oci::manifest::MAX_MANIFEST_SIZE;
-use crate::oci::{Manifest, MediaType, RawManifest, Reference};
+use crate::oci::{Descriptor, Manifest, MediaType, RawManifest, Reference};
 use crate::serve::answer::{CONTENT_DIGEST, value};
 use crate::serve::body::Body;
 use crate::serve::failure::Failure;
@@ -50,7 +50,7 @@ impl Pushes {
     pub(super) async fn delete(&self, repository: &Reference, selector: Selector) -> Result<Response<Body>, Failure> {
         let _guard = self.guard().await?;
         let names = self.store.names().await.map_err(Failure::from_write)?;
-        let is_meant = |(name, root): &(Reference, crate::oci::Descriptor)| {
+        let is_meant = |(name, root): &(Reference, Descriptor)| {
             name.name() == repository.name()
                 && match &selector {
                     Selector::Tag(tag) => name.tag() == Some(tag),
@@ -66,7 +66,7 @@ impl Pushes {
             return Err(Failure::manifest_unknown(selector));
         }
         for (name, root) in meant {
-            match self.store.remove(&name.at(root.digest)).await {
+            match self.store.remove(&name.pinned(root.digest)).await {
                 // Somebody else removed it, or made it point elsewhere, since it was looked at.
                 Ok(_) | Err(Error::NotFound { .. }) => {}
                 Err(error) => return Err(Failure::from_write(error)),
