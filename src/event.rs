@@ -51,9 +51,7 @@ pub enum Event {
         blob: Digest,
         /// How many.
         count: u64,
-        /// From which host.
-        host: Arc<str>,
-        /// What kind of place that is.
+        /// What kind of place they came from.
         provenance: Provenance,
     },
     /// Bytes came in vain: they were there already, or must be fetched again. The cause tells which.

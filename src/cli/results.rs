@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::output::{duration, json_line, percent, rate, size};
 use crate::error::Error;
 use crate::oci::{Digest, Reference};
-use crate::transfer::{BlobPlan, Plan, Report};
+use crate::transfer::{Plan, Report};
 
 /// The blobs of an image, in bytes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -34,11 +34,10 @@ pub struct Pulled {
 
 /// The sizes of the images of a plan, by the names that they get.
 pub fn sizes(plan: &Plan) -> BTreeMap<String, Size> {
-    let blobs: BTreeMap<&Digest, &BlobPlan> = plan.blobs.iter().map(|blob| (&blob.descriptor.digest, blob)).collect();
-    let size = |digests: &[Digest]| {
-        digests.iter().filter_map(|digest| blobs.get(digest)).fold(Size::default(), |sum, blob| Size {
+    let size = |blobs: &[usize]| {
+        blobs.iter().map(|&i| &plan.blobs[i]).fold(Size::default(), |sum, blob| Size {
             whole: sum.whole.saturating_add(blob.descriptor.size),
-            missing: sum.missing.saturating_add(blob.missing()),
+            missing: sum.missing.saturating_add(blob.planned()),
         })
     };
     plan.images.iter().map(|image| (image.target.to_string(), size(&image.blobs))).collect()

@@ -179,6 +179,20 @@ impl RawManifest {
         }
     }
 
+    /// A new index, with another digest, of those children of this one that `keep` says.
+    ///
+    /// # Errors
+    /// When the bytes are no JSON object.
+    pub fn narrowed(&self, keep: impl Fn(&Descriptor) -> bool) -> Result<RawManifest, InvalidManifest> {
+        let mut json: serde_json::Map<String, serde_json::Value> = from_json(&self.bytes)?;
+        if let Some(serde_json::Value::Array(children)) = json.get_mut("manifests") {
+            let is_kept = |child: &serde_json::Value| Descriptor::deserialize(child).is_ok_and(|child| keep(&child));
+            children.retain(is_kept);
+        }
+        let bytes = serde_json::Value::Object(json).to_string();
+        RawManifest::new(Some(&self.media_type), bytes.into())
+    }
+
     /// The descriptor of this manifest.
     pub fn descriptor(&self) -> Descriptor {
         Descriptor::new(self.media_type.as_str(), self.digest.clone(), self.bytes.len() as u64)

@@ -24,7 +24,6 @@ pub(super) struct Active {
     /// Bytes that were there when this run began.
     pub(super) resumed: u64,
     pub(super) traffic: Arc<Traffic>,
-    hosts: Mutex<Vec<Arc<str>>>,
 }
 
 /// Bytes that came, counted when they come: also those of connections that end after their blob.
@@ -89,7 +88,6 @@ impl Active {
             ingest,
             verifier: Verifier::default(),
             traffic,
-            hosts: Mutex::default(),
         }
     }
 
@@ -118,18 +116,5 @@ impl Active {
         }
         let from = if others.is_empty() { Suspects::All } else { Suspects::Others };
         Ok((from, std::iter::once(0..self.descriptor.size).collect()))
-    }
-
-    /// A shared copy of a host's name, so that an event for every piece costs no allocation.
-    pub(super) fn host_name(&self, host: &str) -> Arc<str> {
-        let mut hosts = lock(&self.hosts);
-        match hosts.iter().find(|known| ***known == *host) {
-            Some(known) => Arc::clone(known),
-            None => {
-                let name: Arc<str> = host.into();
-                hosts.push(Arc::clone(&name));
-                name
-            }
-        }
     }
 }

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use super::active::{Active, Suspects};
 use super::retry::Patience;
 use super::segments::ClaimId;
+use super::stream::Stream;
 use super::verify::lock;
 use super::{BlobPlan, Settings};
 use crate::content::{Holding, Origin, Provenance};
@@ -36,6 +37,8 @@ pub(super) enum Stage {
     Waiting,
     Beginning,
     Active(Arc<Active>),
+    /// It goes to a place that takes bytes in order.
+    Streaming(Arc<Stream>),
     Done,
     Failed,
 }
@@ -71,14 +74,27 @@ impl Blob {
 
     /// Whether one more connection may work on it.
     pub(super) fn may_connect(&self, now: Instant, streams: usize) -> bool {
-        let Stage::Active(active) = &self.stage else { return false };
-        let single = lock(&active.segments).ignores_ranges();
-        self.connections < if single { 1 } else { streams } && self.is_rested(now)
+        let most = match &self.stage {
+            Stage::Active(active) if !lock(&active.segments).ignores_ranges() => streams,
+            Stage::Active(_) | Stage::Streaming(_) => 1,
+            _ => 0,
+        };
+        self.connections < most && self.is_rested(now)
+    }
+
+    /// The place that its bytes go on to at once, where they are not kept here.
+    pub(super) fn streams_to(&self) -> Option<String> {
+        matches!(self.stage, Stage::Streaming(_)).then(|| self.plan.sink.place())
     }
 
     /// Its host sends everything whatever is asked for, so one connection is all it gets.
     pub(super) fn ignores_ranges(&self) -> bool {
         matches!(&self.stage, Stage::Active(active) if lock(&active.segments).ignores_ranges())
+    }
+
+    /// The host of one of its origins.
+    pub(super) fn host(&self, origin: usize) -> &str {
+        self.origins[origin].origin.host()
     }
 
     /// The origins that may be asked now: files of this machine before any network, what the registry and its mirrors
@@ -97,6 +113,10 @@ impl Blob {
     pub(super) fn unclaimed(&self) -> u64 {
         match &self.stage {
             Stage::Active(active) => lock(&active.segments).unclaimed(),
+            // It is served when it has its connection.
+            Stage::Streaming(_) if self.connections > 0 => 0,
+            // Its end must be said even when all bytes were sent.
+            Stage::Streaming(stream) => stream.left().max(1),
             _ => 0,
         }
     }
@@ -120,15 +140,12 @@ impl Blob {
         self.completion = Some(task);
     }
 
-    /// It will not come. Returns what is to be saved of it.
-    pub(super) fn give_up(&mut self) -> Option<Arc<Active>> {
+    /// It will not come. Returns how far it was.
+    pub(super) fn give_up(&mut self) -> Stage {
         if let Some(task) = self.completion.take() {
             task.abort();
         }
-        match std::mem::replace(&mut self.stage, Stage::Failed) {
-            Stage::Active(active) => Some(active),
-            _ => None,
-        }
+        std::mem::replace(&mut self.stage, Stage::Failed)
     }
 
     /// Nothing more happens to it.
@@ -136,12 +153,15 @@ impl Blob {
         matches!(self.stage, Stage::Done | Stage::Failed)
     }
 
-    pub(super) fn pause(&mut self, now: Instant, wait: Duration) {
+    /// Nothing is tried for it until `wait` is over. Returns whether it has to begin once more then.
+    pub(super) fn pause(&mut self, now: Instant, wait: Duration) -> bool {
         self.last_failure = Some(now);
         self.not_before = Some(now + wait);
-        if matches!(self.stage, Stage::Beginning) {
+        let begins_again = matches!(self.stage, Stage::Beginning);
+        if begins_again {
             self.stage = Stage::Waiting;
         }
+        begins_again
     }
 
     /// Another process writes it: look again at `again`. Returns whether that is news.
@@ -149,6 +169,15 @@ impl Blob {
         self.stage = Stage::Waiting;
         self.not_before = Some(again);
         !std::mem::replace(&mut self.waits_for_other, true)
+    }
+
+    /// A place that verifies what it is sent found wrong bytes. Everything is sent again, if that has not happened before.
+    pub(super) fn streamed_wrong(&mut self, error: Error) -> Result<()> {
+        if self.spoiled.contains(&Suspects::All) {
+            return Err(error);
+        }
+        self.spoiled.push(Suspects::All);
+        Ok(())
     }
 
     /// Gives up an origin. Returns whether another one is left.

@@ -40,8 +40,10 @@ pub(super) struct Gauge {
     pub(super) since: Instant,
     /// When its answer came: how long a server thinks tells nothing about how fast it sends.
     answered: OnceLock<Instant>,
-    /// Bytes that it brought.
+    /// Bytes that it brought, and nobody had.
     pub(super) moved: AtomicU64,
+    /// Bytes that came, also in vain: a server that ignores ranges is not slow.
+    came: AtomicU64,
     /// Ends it: what it has not brought is for others to fetch.
     pub(super) cut: CancellationToken,
 }
@@ -53,6 +55,7 @@ impl Gauge {
             since: Instant::now(),
             answered: OnceLock::new(),
             moved: AtomicU64::new(0),
+            came: AtomicU64::new(0),
             cut: CancellationToken::new(),
         })
     }
@@ -64,7 +67,7 @@ impl Gauge {
 
     /// Bytes a second since its answer came.
     pub(super) fn rate(&self, now: Instant) -> f64 {
-        self.moved.load(Ordering::Relaxed) as f64 / self.flowing(now).as_secs_f64().max(0.001)
+        self.came.load(Ordering::Relaxed) as f64 / self.flowing(now).as_secs_f64().max(0.001)
     }
 }
 
@@ -142,6 +145,7 @@ impl Fetch {
             let piece = piece?;
             window.1 += piece.len() as u64;
             let length = piece.len() as u64;
+            self.gauge.came.fetch_add(length, Ordering::Relaxed);
             self.take(extent, offset, piece).await?;
             offset += length;
             self.check_crawl(&mut window)?;
@@ -194,7 +198,6 @@ impl Fetch {
         self.events.on(&Event::Bytes {
             blob: self.blob.descriptor.digest.clone(),
             count,
-            host: Arc::clone(&self.blob.host_name(self.origin.host())),
             provenance: self.origin.provenance(),
         });
         Ok(())

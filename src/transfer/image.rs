@@ -4,56 +4,54 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use super::{BlobPlan, ImagePlan, Outcome, Transfer};
-use crate::content::{Holding, Sink};
+use crate::content::Holding;
 use crate::error::{Error, Result};
-use crate::oci::{Digest, Reference};
+use crate::oci::Reference;
 
 /// The images of a run.
 pub(super) struct Images {
     images: Vec<Progress>,
-    /// Which images wait for a blob.
-    waiting: HashMap<Digest, Vec<usize>>,
+    /// Which images wait for a blob, by its place in the plan.
+    waiting: HashMap<usize, Vec<usize>>,
     failed: Vec<Outcome>,
 }
 
 struct Progress {
     plan: ImagePlan,
-    missing: HashSet<Digest>,
+    missing: HashSet<usize>,
     /// Its manifests are on their way.
     is_ending: bool,
     result: Option<Result<(), Arc<Error>>>,
 }
 
 impl Images {
-    pub(super) fn new(plans: Vec<ImagePlan>, failed: Vec<(Reference, Error)>, blobs: &[BlobPlan]) -> Images {
-        let absent = blobs.iter().filter(|blob| blob.holding != Holding::Whole);
-        let absent: HashSet<&Digest> = absent.map(|blob| &blob.descriptor.digest).collect();
-        let mut waiting: HashMap<Digest, Vec<usize>> = HashMap::new();
+    pub(super) fn new(plans: Vec<ImagePlan>, failed: Vec<(Reference, Arc<Error>)>, blobs: &[BlobPlan]) -> Images {
+        let mut waiting: HashMap<usize, Vec<usize>> = HashMap::new();
         let mut images = Vec::new();
         for (number, plan) in plans.into_iter().enumerate() {
-            let missing: HashSet<Digest> = plan.blobs.iter().filter(|blob| absent.contains(blob)).cloned().collect();
-            for blob in &missing {
-                waiting.entry(blob.clone()).or_default().push(number);
+            let missing: HashSet<usize> =
+                plan.blobs.iter().copied().filter(|&i| blobs[i].holding != Holding::Whole).collect();
+            for &blob in &missing {
+                waiting.entry(blob).or_default().push(number);
             }
             let result = plan.up_to_date.then_some(Ok(()));
             images.push(Progress { plan, missing, is_ending: false, result });
         }
-        let failed =
-            failed.into_iter().map(|(name, error)| Outcome { name, result: Err(Arc::new(error)), up_to_date: false });
+        let failed = failed.into_iter().map(|(name, error)| Outcome { name, result: Err(error), up_to_date: false });
         Images { images, waiting, failed: failed.collect() }
     }
 
     /// A blob is in its place.
-    pub(super) fn arrived(&mut self, blob: &Digest) {
-        for number in self.waiting.remove(blob).unwrap_or_default() {
-            self.images[number].missing.remove(blob);
+    pub(super) fn arrived(&mut self, blob: usize) {
+        for number in self.waiting.remove(&blob).unwrap_or_default() {
+            self.images[number].missing.remove(&blob);
         }
     }
 
     /// A blob will not come: the images that need it fail. Returns their names.
-    pub(super) fn fail(&mut self, blob: &Digest, error: &Arc<Error>) -> Vec<String> {
+    pub(super) fn fail(&mut self, blob: usize, error: &Arc<Error>) -> Vec<String> {
         let mut names = Vec::new();
-        for number in self.waiting.remove(blob).unwrap_or_default() {
+        for number in self.waiting.remove(&blob).unwrap_or_default() {
             let image = &mut self.images[number];
             if image.result.is_none() {
                 image.result = Some(Err(Arc::clone(error)));
@@ -64,8 +62,8 @@ impl Images {
     }
 
     /// Whether an image that has not failed waits for the blob.
-    pub(super) fn want(&self, blob: &Digest) -> bool {
-        self.waiting.get(blob).is_some_and(|numbers| numbers.iter().any(|&n| self.images[n].result.is_none()))
+    pub(super) fn want(&self, blob: usize) -> bool {
+        self.waiting.get(&blob).is_some_and(|numbers| numbers.iter().any(|&n| self.images[n].result.is_none()))
     }
 
     /// Images that wait for nothing any more. Each is returned once.
@@ -101,10 +99,10 @@ impl Images {
 
 impl Transfer {
     /// Puts the manifests of an image whose blobs are there, children first, then the tag.
-    pub(super) async fn finish(&self, image: &ImagePlan, sink: &dyn Sink) -> Result<()> {
+    pub(super) async fn finish(&self, image: &ImagePlan) -> Result<()> {
         for manifest in &image.manifests {
-            self.persist(&manifest.digest.to_string(), || sink.put_manifest(manifest)).await?;
+            self.persist(&manifest.digest.to_string(), || image.sink.put_manifest(manifest)).await?;
         }
-        self.persist(&image.target.to_string(), || sink.tag(&image.target, &image.root)).await
+        self.persist(&image.target.to_string(), || image.sink.tag(&image.target, &image.root)).await
     }
 }

@@ -1,21 +1,26 @@
 //! The engine: makes a [`Plan`] of what is missing and executes it.
 //!
-//! - `plan`: walks the graph of descriptors and says what must travel.
+//! - `plan`: walks the graph of descriptors; `draft`: puts what was found together and asks what is there.
 //! - `run`: executes a plan: blobs in parallel, then manifests children first, then the tag.
-//! - `segments`: which ranges of one blob are missing, claimed, there.
-//! - `verify`: the hasher that follows the frontier of one blob.
+//! - `schedule`: which blob gets the next connection, and how much of it; `pace`: how many a host gets.
+//! - `blob`: what the schedule knows of one blob; `image`: which blobs an image waits for.
+//! - `active`: a blob that ranges are written to; `fetch`: one connection that does; `segments`: which ranges are
+//!   missing, claimed, there; `verify`: the hasher that follows their frontier.
+//! - `stream`: a blob that goes to a place which takes bytes in order.
 //! - `retry`: patience, renewed by progress.
-//! - `pace`: how many connections a host gets.
 
 mod active;
 mod blob;
+mod draft;
 mod fetch;
 mod image;
 mod pace;
 mod plan;
 mod retry;
 mod run;
+mod schedule;
 mod segments;
+mod stream;
 #[cfg(test)]
 mod tests;
 mod verify;
@@ -26,7 +31,7 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use crate::content::{Root, Source};
+use crate::content::{Holding, Origin, Root, Sink, Source};
 use crate::error::Error;
 use crate::event::{Cause, Events};
 use crate::oci::{Descriptor, Digest, Platform, RawManifest, Reference};
@@ -78,6 +83,8 @@ pub struct Job {
     pub target: Reference,
     /// Where it comes from.
     pub source: Arc<dyn Source>,
+    /// Where it goes to. Jobs that share a sink share its blobs.
+    pub sink: Arc<dyn Sink>,
     /// What of an index is taken.
     pub platforms: Platforms,
 }
@@ -95,14 +102,14 @@ pub enum Platforms {
 pub struct Plan {
     /// The images, in the order in which they were asked for.
     pub images: Vec<ImagePlan>,
-    /// Every blob of all images once.
+    /// Every blob of all images, once for each sink.
     pub blobs: Vec<BlobPlan>,
     /// Images that cannot be planned, and why.
-    pub failed: Vec<(Reference, Error)>,
+    pub failed: Vec<(Reference, Arc<Error>)>,
 }
 
 /// One image of a plan.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct ImagePlan {
     /// The name that was asked for.
     pub name: Reference,
@@ -112,8 +119,10 @@ pub struct ImagePlan {
     pub root: Root,
     /// Manifests, children before parents; the last one is the root. Empty when the sink has them.
     pub manifests: Vec<RawManifest>,
-    /// The digests of its blobs, each once.
-    pub blobs: Vec<Digest>,
+    /// Its blobs, each once, by their place in [`Plan::blobs`].
+    pub blobs: Vec<usize>,
+    /// Where it goes to.
+    pub sink: Arc<dyn Sink>,
     /// Nothing to do: the sink has it under this name already.
     pub up_to_date: bool,
 }
@@ -123,34 +132,43 @@ pub struct ImagePlan {
 pub struct BlobPlan {
     /// The blob.
     pub descriptor: Descriptor,
+    /// Where it goes to.
+    pub sink: Arc<dyn Sink>,
     /// What the sink has of it.
-    pub holding: crate::content::Holding,
+    pub holding: Holding,
     /// Where it can be read, the preferred one first.
-    pub origins: Vec<Arc<dyn crate::content::Origin>>,
-    /// Repositories at the sink's place that may have it already.
+    pub origins: Vec<Arc<dyn Origin>>,
+    /// Repositories of the sink's registry that may have it already.
     pub mounts: Vec<String>,
+    /// The same blob on its way into another repository of that registry: once it is there it can be mounted.
+    pub after: Option<usize>,
 }
 
 impl BlobPlan {
-    /// How many bytes must travel.
+    /// How many bytes the sink lacks.
     pub fn missing(&self) -> u64 {
         match self.holding {
-            crate::content::Holding::Missing => self.descriptor.size,
-            crate::content::Holding::Partial(held) => self.descriptor.size.saturating_sub(held),
-            crate::content::Holding::Whole => 0,
+            Holding::Missing => self.descriptor.size,
+            Holding::Partial(held) => self.descriptor.size.saturating_sub(held),
+            Holding::Whole => 0,
         }
+    }
+
+    /// How many of them travel if nothing goes wrong: none where a mount is expected to give them.
+    pub fn planned(&self) -> u64 {
+        if self.mounts.is_empty() { self.missing() } else { 0 }
     }
 }
 
 /// What a plan adds up to, in bytes of blobs.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Totals {
-    /// All blobs, each once.
+    /// All blobs, each once for each sink.
     pub size: u64,
     /// What must travel.
-    pub missing: u64,
-    /// How many blobs must travel.
-    pub blobs: usize,
+    pub planned: u64,
+    /// What is missing, but can probably be mounted.
+    pub mountable: u64,
 }
 
 impl Plan {
@@ -158,8 +176,8 @@ impl Plan {
     pub fn totals(&self) -> Totals {
         self.blobs.iter().fold(Totals::default(), |sum, blob| Totals {
             size: sum.size.saturating_add(blob.descriptor.size),
-            missing: sum.missing.saturating_add(blob.missing()),
-            blobs: sum.blobs + usize::from(blob.missing() > 0),
+            planned: sum.planned.saturating_add(blob.planned()),
+            mountable: sum.mountable.saturating_add(blob.missing() - blob.planned()),
         })
     }
 }
@@ -167,17 +185,19 @@ impl Plan {
 /// What happened, for the summary.
 #[derive(Debug, Default)]
 pub struct Report {
-    /// Bytes of blobs that came over a network.
+    /// Bytes of blobs that came or went over a network; those that came to go on at once are counted once.
     pub moved: u64,
     /// Bytes of blobs that came from elsewhere on this machine.
     pub local: u64,
     /// Bytes of blobs that the plan wanted moved.
     pub planned: u64,
-    /// Bytes of blobs that were here already.
+    /// Bytes of blobs that were there already.
     pub held: u64,
+    /// Bytes of blobs that the sink took from another repository, as planned.
+    pub mounted: u64,
     /// Why more moved than was planned: moved + local = planned + the sum of these, less [`brought`](Report::brought).
     pub causes: BTreeMap<Cause, u64>,
-    /// Bytes that were planned, but did not have to travel: another process brought them, or the sink mounted the blob.
+    /// Bytes that were planned, but did not have to travel: another process brought them.
     pub brought: u64,
     /// From the first request to the tag.
     pub elapsed: Duration,

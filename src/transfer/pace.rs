@@ -105,14 +105,14 @@ impl Ladder {
 }
 
 impl Host {
-    fn new(now: Instant, streams: usize) -> Host {
+    fn new(streams: usize) -> Host {
         Host {
             connections: Ladder::new(FIRST, CEILING),
             streams: Ladder::new(1, streams),
             active: 0,
             not_before: None,
             round_trip: Duration::ZERO,
-            window: now,
+            window: Instant::now(),
             moved: Arc::default(),
             typical: 0.0,
         }
@@ -146,7 +146,7 @@ impl Pace {
 
     /// Takes a connection to `host` if one is free.
     pub(super) fn take(&mut self, host: &str, now: Instant) -> bool {
-        let entry = self.host(host, now);
+        let entry = self.host(host);
         if entry.not_before.is_some_and(|at| at > now) {
             return false;
         }
@@ -156,28 +156,40 @@ impl Pace {
         free
     }
 
+    /// Takes a connection to `host`, and one to the place that its bytes go on to, if both are free.
+    pub(super) fn take_both(&mut self, host: &str, place: Option<&str>, now: Instant) -> bool {
+        if !self.take(host, now) {
+            return false;
+        }
+        let free = place.is_none_or(|place| self.take(place, now));
+        if !free {
+            self.give_back(host);
+        }
+        free
+    }
+
     /// Whether a blob that has `connections` to `host` may have one more.
-    pub(super) fn may_share(&mut self, host: &str, connections: usize, now: Instant) -> bool {
-        let streams = &mut self.host(host, now).streams;
+    pub(super) fn may_share(&mut self, host: &str, connections: usize) -> bool {
+        let streams = &mut self.host(host).streams;
         let free = connections < streams.value;
         streams.wanted |= !free;
         free
     }
 
     /// A connection ended.
-    pub(super) fn give_back(&mut self, host: &str, now: Instant) {
-        let entry = self.host(host, now);
+    pub(super) fn give_back(&mut self, host: &str) {
+        let entry = self.host(host);
         entry.active = entry.active.saturating_sub(1);
     }
 
     /// Where a connection to `host` counts the bytes that come.
-    pub(super) fn meter(&mut self, host: &str, now: Instant) -> Arc<AtomicU64> {
-        Arc::clone(&self.host(host, now).moved)
+    pub(super) fn meter(&mut self, host: &str) -> Arc<AtomicU64> {
+        Arc::clone(&self.host(host).moved)
     }
 
     /// A connection ended that brought so many bytes a second.
-    pub(super) fn learn(&mut self, host: &str, rate: f64, now: Instant) {
-        let entry = self.host(host, now);
+    pub(super) fn learn(&mut self, host: &str, rate: f64) {
+        let entry = self.host(host);
         entry.typical = if entry.typical == 0.0 { rate } else { 0.7 * entry.typical + 0.3 * rate };
     }
 
@@ -190,8 +202,8 @@ impl Pace {
     ///
     /// While waiting takes longer than the bytes, the line is not what holds them up: each such answer adds a
     /// connection, so that their number doubles each round trip, without a look at the rate.
-    pub(super) fn answered(&mut self, host: &str, round_trip: Duration, flow: Duration, now: Instant) {
-        let entry = self.host(host, now);
+    pub(super) fn answered(&mut self, host: &str, round_trip: Duration, flow: Duration) {
+        let entry = self.host(host);
         let first = entry.round_trip.is_zero();
         entry.round_trip = if first { round_trip } else { entry.round_trip.min(round_trip) };
         if round_trip > SHORT_WAIT.max(flow) && entry.connections.wanted {
@@ -201,7 +213,7 @@ impl Pace {
 
     /// The host said that it is too much: half the connections, and none before the pause is over.
     pub(super) fn busy(&mut self, host: &str, pause: Duration, now: Instant) -> usize {
-        let entry = self.host(host, now);
+        let entry = self.host(host);
         let is_news = entry.not_before.is_none_or(|at| at <= now);
         entry.not_before = entry.not_before.max(Some(now + pause));
         // Connections that were opened together are refused together: that is one piece of news.
@@ -222,13 +234,13 @@ impl Pace {
     }
 
     /// How many connections one blob may have to a host now.
-    pub(super) fn streams(&mut self, host: &str, now: Instant) -> usize {
-        self.host(host, now).streams.value
+    pub(super) fn streams(&mut self, host: &str) -> usize {
+        self.host(host).streams.value
     }
 
-    fn host(&mut self, name: &str, now: Instant) -> &mut Host {
+    fn host(&mut self, name: &str) -> &mut Host {
         if !self.hosts.contains_key(name) {
-            self.hosts.insert(name.to_owned(), Host::new(now, self.streams));
+            self.hosts.insert(name.to_owned(), Host::new(self.streams));
         }
         self.hosts.get_mut(name).expect("the host was just inserted")
     }
@@ -243,7 +255,7 @@ mod tests {
     }
 
     fn window(pace: &mut Pace, now: &mut Instant, bytes: u64) {
-        pace.meter("h", *now).fetch_add(bytes, Ordering::Relaxed);
+        pace.meter("h").fetch_add(bytes, Ordering::Relaxed);
         *now += SHORTEST_WINDOW;
         pace.tick(*now);
     }
@@ -264,20 +276,20 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn one_blob_gets_more_connections_only_while_that_makes_it_faster() {
         let (mut pace, mut now) = (Pace::new(16), Instant::now());
-        assert!(pace.may_share("h", 0, now));
+        assert!(pace.may_share("h", 0));
         for (bytes, expected) in [(100, 2), (150, 2), (200, 4), (300, 4), (210, 2), (200, 2)] {
-            assert!(!pace.may_share("h", pace.hosts["h"].streams.value, now));
+            assert!(!pace.may_share("h", pace.hosts["h"].streams.value));
             window(&mut pace, &mut now, bytes);
-            assert_eq!(pace.streams("h", now), expected, "{bytes}");
+            assert_eq!(pace.streams("h"), expected, "{bytes}");
         }
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_number_that_nobody_reaches_stays() {
         let (mut pace, mut now) = (Pace::new(16), Instant::now());
-        assert!(pace.take("h", now) && pace.may_share("h", 0, now));
+        assert!(pace.take("h", now) && pace.may_share("h", 0));
         window(&mut pace, &mut now, 1000);
-        assert_eq!((pace.hosts["h"].connections.value, pace.streams("h", now)), (FIRST, 1));
+        assert_eq!((pace.hosts["h"].connections.value, pace.streams("h")), (FIRST, 1));
     }
 
     #[tokio::test(start_paused = true)]
@@ -286,7 +298,7 @@ mod tests {
         let mut active = take_all(&mut pace, now);
         for expected in [16, 32, 32] {
             for _ in 0..active {
-                pace.answered("h", wait, wait / 2, now);
+                pace.answered("h", wait, wait / 2);
             }
             active += take_all(&mut pace, now);
             assert_eq!(active, expected);
@@ -297,8 +309,8 @@ mod tests {
     async fn bytes_that_take_longer_than_waiting_add_no_connection() {
         let (mut pace, now, wait) = (Pace::new(16), Instant::now(), Duration::from_millis(50));
         take_all(&mut pace, now);
-        pace.answered("h", wait, wait * 2, now);
-        pace.answered("h", SHORT_WAIT, Duration::ZERO, now);
+        pace.answered("h", wait, wait * 2);
+        pace.answered("h", SHORT_WAIT, Duration::ZERO);
         assert_eq!(pace.hosts["h"].connections.value, FIRST);
     }
 

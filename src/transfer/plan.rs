@@ -1,26 +1,25 @@
 //! Walks the graph below each name and says what must travel. Sends HEAD and GET for manifests only.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
+use std::pin::pin;
 
 use futures::stream::{self, StreamExt, TryStreamExt};
 
-use super::{BlobPlan, ImagePlan, Job, Plan, Platforms, Transfer};
-use crate::content::{Holding, Root, Sink};
+use super::draft::Draft;
+use super::{Job, Plan, Platforms, Transfer};
+use crate::content::Root;
 use crate::error::{Error, Result};
 use crate::event::Event;
-use crate::oci::{Descriptor, Digest, Image, Index, Manifest, Platform, RawManifest, Reference};
+use crate::oci::{Descriptor, Digest, Image, Index, Manifest, Platform, RawManifest};
 
 /// Names, manifests and blobs that are looked up at the same time.
-const LOOKUPS: usize = 16;
+pub(super) const LOOKUPS: usize = 16;
 /// Indexes inside of indexes; real ones have one or two levels.
 const MAX_DEPTH: usize = 8;
 /// Manifests below one name.
 const MAX_MANIFESTS: usize = 20_000;
 /// Bytes of manifests below one name: they are kept in memory until they are written.
 const MAX_MANIFEST_BYTES: u64 = 64 * 1024 * 1024;
-/// Bytes of all blobs of a plan: the largest size that other clients can read (OCI image-spec, `descriptor.md`, int64).
-const MAX_TOTAL: u64 = i64::MAX as u64;
 /// Blobs below one name: what fits into manifests of 4 MiB many times over.
 const MAX_BLOBS: usize = 200_000;
 
@@ -31,49 +30,77 @@ impl Transfer {
     ///
     /// # Errors
     /// When the sink cannot be read, or the transfer is cancelled.
-    pub async fn plan(&self, jobs: Vec<Job>, sink: &Arc<dyn Sink>) -> Result<Plan> {
+    pub async fn plan(&self, jobs: Vec<Job>) -> Result<Plan> {
         let walks = jobs.into_iter().map(|job| async move {
-            let walk = self.walk(&job, sink.as_ref()).await;
+            let walk = self.walk(&job).await;
             (job, walk)
         });
-        let walked: Vec<_> = stream::iter(walks).buffered(LOOKUPS).collect().await;
+        let mut walks = pin!(stream::iter(walks).buffered(LOOKUPS));
         let mut draft = Draft::default();
-        for (job, walk) in walked {
+        while let Some((job, walk)) = walks.next().await {
             match walk.and_then(|walk| draft.add(&job, walk)) {
                 Ok(()) => {}
                 Err(error @ (Error::Interrupted | Error::Store { .. })) => return Err(error),
-                Err(error) => draft.failed.push((job.name, error)),
+                Err(error) => draft.failed.push((job.name, error.into())),
             }
         }
-        let plan = draft.finish(sink.as_ref()).await?;
-        let blobs = plan.blobs.iter().map(|blob| (blob.descriptor.clone(), blob.holding)).collect();
+        let plan = draft.finish(self).await?;
+        let own = plan.blobs.iter().filter(|blob| blob.after.is_none());
+        let blobs = own.map(|blob| (blob.descriptor.clone(), blob.holding)).collect();
         self.events.on(&Event::Planned { blobs });
         Ok(plan)
     }
 
-    async fn walk(&self, job: &Job, sink: &dyn Sink) -> Result<Walk> {
-        let root = self.root(job, sink).await?;
-        self.events.on(&Event::Resolved { name: job.name.clone(), digest: root.digest.clone() });
-        let mut walk = Walk::default();
-        let mut level = vec![root.clone()];
-        for depth in 0..MAX_DEPTH {
-            let at_root = depth == 0;
-            level = self.read_level(job, sink, &level, |node| walk.take(job, node, at_root)).await?;
-            walk.seen_first(&mut level);
+    async fn walk(&self, job: &Job) -> Result<Walk> {
+        let named = self.root(job).await?;
+        self.events.on(&Event::Resolved { name: job.name.clone(), digest: named.digest.clone() });
+        let (root, made) = self.narrow(job, named).await?;
+        let mut walk = Walk::of(root.clone(), job);
+        walk.tagged = self.persist(&job.target.to_string(), || job.sink.tagged(&job.target)).await?;
+        if walk.is_vouched_for(job) {
+            return Ok(walk);
         }
+        let mut level = match made {
+            Some(node) => walk.take(job, node, true)?,
+            None => self.read_level(job, &[root], |node| walk.take(job, node, true)).await?,
+        };
+        for _ in 1..MAX_DEPTH {
+            walk.seen_first(&mut level);
+            level = self.read_level(job, &level, |node| walk.take(job, node, false)).await?;
+        }
+        walk.seen_first(&mut level);
         if !level.is_empty() {
             return Err(invalid(job, format!("its indexes nest deeper than {MAX_DEPTH} levels")));
         }
-        walk.tagged = sink.tagged(&job.target).await?;
-        walk.sort_children_first(&root.digest);
-        walk.root = Some(root);
+        walk.sort_children_first();
         Ok(walk)
     }
 
+    /// Registries take an index only with all its children: of one of which some platforms are wanted, the only child
+    /// that is, or a new index of those that are.
+    async fn narrow(&self, job: &Job, root: Descriptor) -> Result<(Descriptor, Option<Node>)> {
+        let Platforms::Only(wanted) = &job.platforms else { return Ok((root, None)) };
+        if job.sink.repository().is_none() || !root.media_type.is_index() {
+            return Ok((root, None));
+        }
+        let node = self.node(job, &root).await?;
+        let Manifest::Index(index) = &node.manifest else { return Ok((root, Some(node))) };
+        let chosen = choose(job, index, wanted)?;
+        if let [only] = chosen.as_slice() {
+            return Ok((only.clone(), None));
+        }
+        let keep = |child: &Descriptor| chosen.iter().any(|c| c.digest == child.digest);
+        let raw = node.raw.narrowed(keep).map_err(|why| Error::manifest(job.source.place(), &root.digest, why))?;
+        let text = format!("{}: a new index of {} platforms is made: {}", job.name, chosen.len(), raw.digest);
+        self.events.on(&Event::Warning { text });
+        let manifest = raw.parse().map_err(|why| Error::manifest(job.source.place(), &raw.digest, why))?;
+        Ok((raw.descriptor(), Some(Node { raw, manifest, is_held: false })))
+    }
+
     /// What the name points to. A digest that the sink holds is not asked for.
-    async fn root(&self, job: &Job, sink: &dyn Sink) -> Result<Descriptor> {
+    async fn root(&self, job: &Job) -> Result<Descriptor> {
         if let Some(digest) = job.name.digest()
-            && let Some(held) = sink.held_manifest(digest).await?
+            && let Some(held) = job.sink.held_manifest(digest).await?
         {
             return Ok(held.descriptor());
         }
@@ -84,11 +111,10 @@ impl Transfer {
     async fn read_level(
         &self,
         job: &Job,
-        sink: &dyn Sink,
         level: &[Descriptor],
         mut take: impl FnMut(Node) -> Result<Vec<Descriptor>>,
     ) -> Result<Vec<Descriptor>> {
-        let mut nodes = stream::iter(level).map(|descriptor| self.node(job, sink, descriptor)).buffered(LOOKUPS);
+        let mut nodes = stream::iter(level).map(|descriptor| self.node(job, descriptor)).buffered(LOOKUPS);
         let mut next = Vec::new();
         while let Some(node) = nodes.try_next().await? {
             next.extend(take(node)?);
@@ -96,8 +122,8 @@ impl Transfer {
         Ok(next)
     }
 
-    async fn node(&self, job: &Job, sink: &dyn Sink, descriptor: &Descriptor) -> Result<Node> {
-        let held = sink.held_manifest(&descriptor.digest).await?;
+    async fn node(&self, job: &Job, descriptor: &Descriptor) -> Result<Node> {
+        let held = job.sink.held_manifest(&descriptor.digest).await?;
         let is_held = held.is_some();
         let raw = match held {
             Some(raw) => raw,
@@ -116,21 +142,47 @@ struct Node {
 }
 
 /// What lies below one name.
-#[derive(Default)]
-struct Walk {
-    root: Option<Descriptor>,
-    tagged: Option<Root>,
-    platforms: Option<Vec<Platform>>,
+pub(super) struct Walk {
+    pub(super) root: Descriptor,
+    /// What the target's name points to now.
+    pub(super) tagged: Option<Root>,
+    /// The platforms that were chosen, where not everything is taken.
+    pub(super) platforms: Option<Vec<Platform>>,
+    /// Children before parents, once sorted; whether the sink has them.
+    pub(super) manifests: Vec<(RawManifest, bool)>,
+    pub(super) blobs: Vec<Descriptor>,
+    /// What of an index is followed.
+    follow: Platforms,
     children: HashMap<Digest, Vec<Digest>>,
-    manifests: Vec<(RawManifest, bool)>,
     manifest_bytes: u64,
     /// Children that are read, or will be.
     seen: HashSet<Digest>,
-    blobs: Vec<Descriptor>,
     blob_sizes: HashMap<Digest, u64>,
 }
 
 impl Walk {
+    fn of(root: Descriptor, job: &Job) -> Walk {
+        let narrowed = job.sink.repository().is_some();
+        Walk {
+            root,
+            tagged: None,
+            platforms: None,
+            manifests: Vec::new(),
+            blobs: Vec::new(),
+            follow: if narrowed { Platforms::All } else { job.platforms.clone() },
+            children: HashMap::new(),
+            manifest_bytes: 0,
+            seen: HashSet::new(),
+            blob_sizes: HashMap::new(),
+        }
+    }
+
+    /// The target's name points to it already, at a registry: that took it only with everything below.
+    fn is_vouched_for(&self, job: &Job) -> bool {
+        let there = self.tagged.as_ref().map(|tagged| &tagged.descriptor.digest);
+        job.sink.repository().is_some() && there == Some(&self.root.digest)
+    }
+
     /// Notes a manifest and returns the children that are to be read next.
     fn take(&mut self, job: &Job, node: Node, is_root: bool) -> Result<Vec<Descriptor>> {
         if self.children.contains_key(&node.raw.digest) {
@@ -160,9 +212,8 @@ impl Walk {
     }
 
     /// A child may hang below two parents at different depths, so the order in which they were read is not enough.
-    fn sort_children_first(&mut self, root: &Digest) {
-        let mut order = HashMap::new();
-        number(root, &self.children, &mut order);
+    fn sort_children_first(&mut self) {
+        let order = children_first(&self.root.digest, &self.children);
         self.manifests.sort_by_key(|(raw, _)| order.get(&raw.digest).copied());
     }
 
@@ -181,17 +232,11 @@ impl Walk {
     }
 
     fn choose(&mut self, job: &Job, index: &Index, is_root: bool) -> Result<Vec<Descriptor>> {
-        let wanted = match &job.platforms {
+        let wanted = match &self.follow {
             Platforms::All => return Ok(known_children(index)),
             Platforms::Only(wanted) => wanted,
         };
-        let mut chosen: Vec<Descriptor> = Vec::new();
-        for platform in wanted {
-            let child = index.best(platform).ok_or_else(|| no_platform(job, index, platform))?;
-            if !chosen.iter().any(|c| c.digest == child.digest) {
-                chosen.push(child.clone());
-            }
-        }
+        let chosen = choose(job, index, wanted)?;
         if is_root {
             let named =
                 |(wanted, child): (&Platform, &Descriptor)| child.platform.clone().unwrap_or_else(|| wanted.clone());
@@ -201,15 +246,38 @@ impl Walk {
     }
 }
 
-/// Numbers a node behind all that is below it. Digests cannot form a cycle, and the walk has bounded the depth.
-fn number(node: &Digest, children: &HashMap<Digest, Vec<Digest>>, order: &mut HashMap<Digest, usize>) {
-    if order.contains_key(node) {
-        return;
+/// The best child for each platform that is wanted, each once.
+fn choose(job: &Job, index: &Index, wanted: &[Platform]) -> Result<Vec<Descriptor>> {
+    let mut chosen: Vec<Descriptor> = Vec::new();
+    for platform in wanted {
+        let child = index.best(platform).ok_or_else(|| no_platform(job, index, platform))?;
+        if !chosen.iter().any(|c| c.digest == child.digest) {
+            chosen.push(child.clone());
+        }
     }
-    for child in children.get(node).into_iter().flatten() {
-        number(child, children, order);
+    Ok(chosen)
+}
+
+/// Numbers each node behind all that is below it. Digests cannot form a cycle; a path may be as long as there are nodes.
+fn children_first(root: &Digest, children: &HashMap<Digest, Vec<Digest>>) -> HashMap<Digest, usize> {
+    let mut order = HashMap::new();
+    let mut path = vec![(root, 0)];
+    while let Some((node, next)) = path.last_mut() {
+        let below = children.get(*node).map_or(&[][..], Vec::as_slice);
+        match below.get(*next) {
+            Some(child) => {
+                *next += 1;
+                if !order.contains_key(child) {
+                    path.push((child, 0));
+                }
+            }
+            None => {
+                order.insert((*node).clone(), order.len());
+                path.pop();
+            }
+        }
     }
-    order.insert(node.clone(), order.len());
+    order
 }
 
 /// Children that can be followed; what an index lists besides (unknown types) stays with its owner.
@@ -233,94 +301,10 @@ fn no_platform(job: &Job, index: &Index, wanted: &Platform) -> Error {
     }
 }
 
-fn invalid(job: &Job, why: String) -> Error {
+pub(super) fn invalid(job: &Job, why: String) -> Error {
     Error::Invalid { what: job.name.to_string(), place: job.source.place(), why }
 }
 
-fn two_sizes(job: &Job, digest: &Digest, one: u64, other: u64) -> Error {
+pub(super) fn two_sizes(job: &Job, digest: &Digest, one: u64, other: u64) -> Error {
     invalid(job, format!("blob {digest} is said to have {one} bytes and {other} bytes"))
-}
-
-/// A plan while images are added to it.
-#[derive(Default)]
-struct Draft {
-    images: Vec<ImagePlan>,
-    blobs: Vec<BlobPlan>,
-    places: HashMap<Digest, usize>,
-    /// Bytes of `blobs`.
-    total: u64,
-    failed: Vec<(Reference, Error)>,
-}
-
-impl Draft {
-    fn add(&mut self, job: &Job, walk: Walk) -> Result<()> {
-        let Some(descriptor) = walk.root else { return Err(invalid(job, "it has no root".into())) };
-        for blob in &walk.blobs {
-            if let Some(&place) = self.places.get(&blob.digest)
-                && self.blobs[place].descriptor.size != blob.size
-            {
-                return Err(two_sizes(job, &blob.digest, self.blobs[place].descriptor.size, blob.size));
-            }
-        }
-        let new = walk.blobs.iter().filter(|blob| !self.places.contains_key(&blob.digest));
-        let total = new.map(|blob| blob.size).try_fold(self.total, u64::checked_add);
-        let too_much = || invalid(job, format!("its blobs are said to have more than {MAX_TOTAL} bytes"));
-        self.total = total.filter(|total| *total <= MAX_TOTAL).ok_or_else(too_much)?;
-        let digests = walk.blobs.iter().map(|blob| blob.digest.clone()).collect();
-        for blob in walk.blobs {
-            self.add_blob(job, blob);
-        }
-        let root = Root { descriptor, platforms: walk.platforms };
-        let covered = walk.tagged.is_some_and(|tagged| covers(&tagged, &root));
-        self.images.push(ImagePlan {
-            name: job.name.clone(),
-            target: job.target.clone(),
-            root,
-            up_to_date: covered && walk.manifests.iter().all(|(_, is_held)| *is_held),
-            manifests: walk.manifests.into_iter().filter(|(_, is_held)| !is_held).map(|(raw, _)| raw).collect(),
-            blobs: digests,
-        });
-        Ok(())
-    }
-
-    fn add_blob(&mut self, job: &Job, blob: Descriptor) {
-        let origins = job.source.origins(&blob);
-        match self.places.get(&blob.digest) {
-            Some(&place) => {
-                let known = &mut self.blobs[place].origins;
-                let is_new = |o: &Arc<dyn crate::content::Origin>| !known.iter().any(|k| k.host() == o.host());
-                let new: Vec<_> = origins.into_iter().filter(is_new).collect();
-                known.extend(new);
-            }
-            None => {
-                self.places.insert(blob.digest.clone(), self.blobs.len());
-                self.blobs.push(BlobPlan { descriptor: blob, holding: Holding::Missing, origins, mounts: Vec::new() });
-            }
-        }
-    }
-
-    /// Asks the sink what it has, and drops from "up to date" whatever lacks a blob.
-    async fn finish(mut self, sink: &dyn Sink) -> Result<Plan> {
-        let holdings: Vec<Holding> =
-            stream::iter(&self.blobs).map(|blob| sink.holds(&blob.descriptor)).buffered(LOOKUPS).try_collect().await?;
-        for (blob, holding) in self.blobs.iter_mut().zip(holdings) {
-            blob.holding = holding;
-        }
-        let is_whole =
-            |digest: &Digest| self.places.get(digest).is_some_and(|&place| self.blobs[place].holding == Holding::Whole);
-        for image in &mut self.images {
-            image.up_to_date &= image.blobs.iter().all(is_whole);
-        }
-        Ok(Plan { images: self.images, blobs: self.blobs, failed: self.failed })
-    }
-}
-
-/// Whether what a name points to already includes `wanted`.
-fn covers(tagged: &Root, wanted: &Root) -> bool {
-    tagged.descriptor.digest == wanted.descriptor.digest
-        && match (&tagged.platforms, &wanted.platforms) {
-            (None, _) => true,
-            (Some(_), None) => false,
-            (Some(held), Some(wanted)) => wanted.iter().all(|platform| held.contains(platform)),
-        }
 }

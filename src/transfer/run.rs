@@ -1,9 +1,6 @@
 //! Executes a plan. One task owns the schedule; connections, commits and tags run beside it and report back.
-//!
-//! The biggest blobs start first. While blobs wait, each gets one connection; when none waits, free connections share
-//! the blobs that are on their way, and when nothing is left to claim, they take half of the largest remaining range.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -13,13 +10,13 @@ use tokio::time::{Instant, MissedTickBehavior};
 
 use super::active::{Active, Completion, Traffic};
 use super::blob::{Blob, Stage};
-use super::fetch::{End, Fetch, Fetched, Gauge, PROGRESS};
+use super::fetch::{End, Fetched, Gauge, PROGRESS};
 use super::image::Images;
 use super::pace::Pace;
 use super::segments::ClaimId;
-use super::verify::lock;
+use super::stream::{Attempt, Stream, Streamed};
 use super::{Plan, Report, Transfer};
-use crate::content::{Begun, Holding, Sink};
+use crate::content::{Begun, Holding, Provenance};
 use crate::error::{Error, Result};
 use crate::event::{Arrival, Cause, Event};
 
@@ -27,12 +24,10 @@ use crate::event::{Arrival, Cause, Event};
 const TICK: Duration = Duration::from_millis(50);
 /// How long to wait before asking for a blob again that another process writes.
 const BUSY_PAUSE: Duration = Duration::from_millis(100);
-/// How long saving may take when the transfer is cancelled.
-const SAVE_LIMIT: Duration = Duration::from_millis(1500);
-/// Smallest range that one of several connections claims.
-const LEAST_RANGE: u64 = 8 * 1024 * 1024;
-/// Largest range that is asked for at once: what is not asked for can still be shared.
-const MOST_RANGE: u64 = 64 * 1024 * 1024;
+/// How long uploads may take to end between two pieces when the transfer is cancelled.
+const STOP_LIMIT: Duration = Duration::from_millis(300);
+/// How long saving may take then.
+const SAVE_LIMIT: Duration = Duration::from_millis(1200);
 /// What a connection must bring before its rate tells anything, in bytes.
 const TELLING: u64 = 1024 * 1024;
 /// A connection is compared with the others after this long.
@@ -40,24 +35,11 @@ const COMPARE_AFTER: Duration = Duration::from_secs(4);
 /// A connection that brings less than this part of what is typical is cut.
 const CRAWLER: f64 = 0.1;
 
-/// Time that a connection must have left before half of its range is given to another one.
-const WORTH_SPLITTING: Duration = Duration::from_secs(2);
-
-/// Why a blob wants one more connection; the greater, the more urgent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Need {
-    /// All is claimed, but one connection will take this long.
-    Late(Duration),
-    /// Bytes that nobody fetches, for each of its connections.
-    Served(u64),
-    /// Bytes that nobody fetches, and no connection at all.
-    Unserved(u64),
-}
-
 /// Work that ended.
-enum Done {
+pub(super) enum Done {
     Begun(usize, Result<Begun>),
     Fetched { blob: usize, origin: usize, claim: ClaimId, gauge: Arc<Gauge>, fetched: Fetched },
+    Streamed { blob: usize, origin: usize, attempt: Attempt },
     Completed(usize, Result<Completion>),
     Tagged(usize, Result<()>),
     Saved(Result<()>),
@@ -68,9 +50,9 @@ impl Transfer {
     ///
     /// # Errors
     /// [`Error::Interrupted`] when cancelled; what is needed to go on is saved then.
-    pub async fn run(&self, plan: Plan, sink: Arc<dyn Sink>) -> Result<Report> {
+    pub async fn run(&self, plan: Plan) -> Result<Report> {
         let began = Instant::now();
-        let mut run = Run::new(self, plan, sink);
+        let mut run = Run::new(self, plan);
         let interrupted = run.go().await;
         if interrupted.is_err() {
             run.save().await;
@@ -80,31 +62,43 @@ impl Transfer {
     }
 }
 
-struct Run<'a> {
-    transfer: &'a Transfer,
-    sink: Arc<dyn Sink>,
-    blobs: Vec<Blob>,
-    /// Indexes of `blobs`, the biggest first.
-    order: Vec<usize>,
+pub(super) struct Run<'a> {
+    pub(super) transfer: &'a Transfer,
+    pub(super) blobs: Vec<Blob>,
+    /// Blobs that wait to begin, the biggest first.
+    waiting: VecDeque<usize>,
+    /// Blobs that have begun and not ended.
+    pub(super) under_way: BTreeSet<usize>,
     images: Images,
-    pace: Pace,
-    tasks: JoinSet<Done>,
+    pub(super) pace: Pace,
+    pub(super) tasks: JoinSet<Done>,
     /// Connections at work.
-    open: HashMap<(usize, ClaimId), (usize, Arc<Gauge>)>,
+    pub(super) open: HashMap<(usize, ClaimId), (usize, Arc<Gauge>)>,
     traffic: Arc<Traffic>,
     report: Report,
 }
 
 impl<'a> Run<'a> {
-    fn new(transfer: &'a Transfer, plan: Plan, sink: Arc<dyn Sink>) -> Run<'a> {
+    fn new(transfer: &'a Transfer, plan: Plan) -> Run<'a> {
         let totals = plan.totals();
-        let report = Report { planned: totals.missing, held: totals.size - totals.missing, ..Report::default() };
+        let held = totals.size - totals.planned - totals.mountable;
+        let report = Report { planned: totals.planned, held, ..Report::default() };
         let images = Images::new(plan.images, plan.failed, &plan.blobs);
         let blobs: Vec<Blob> = plan.blobs.into_iter().map(|blob| Blob::new(blob, &transfer.settings)).collect();
-        let mut order: Vec<usize> = (0..blobs.len()).filter(|&i| blobs[i].plan.holding != Holding::Whole).collect();
-        order.sort_by_key(|&i| std::cmp::Reverse(blobs[i].plan.missing()));
-        let (pace, tasks, open) = (Pace::new(transfer.settings.streams), JoinSet::new(), HashMap::new());
-        Run { transfer, sink, blobs, order, images, pace, tasks, open, traffic: Arc::default(), report }
+        let mut waiting: Vec<usize> = (0..blobs.len()).filter(|&i| blobs[i].plan.holding != Holding::Whole).collect();
+        waiting.sort_by_key(|&i| std::cmp::Reverse(blobs[i].plan.missing()));
+        Run {
+            transfer,
+            blobs,
+            waiting: waiting.into(),
+            under_way: BTreeSet::new(),
+            images,
+            pace: Pace::new(transfer.settings.streams),
+            tasks: JoinSet::new(),
+            open: HashMap::new(),
+            traffic: Arc::default(),
+            report,
+        }
     }
 
     async fn go(&mut self) -> Result<()> {
@@ -127,25 +121,25 @@ impl<'a> Run<'a> {
     }
 
     fn is_over(&self) -> bool {
-        self.order.iter().all(|&i| self.blobs[i].has_ended())
+        self.waiting.is_empty() && self.under_way.is_empty()
     }
 
     /// Begins as many blobs as may be on their way at once.
     fn begin_blobs(&mut self) {
         let now = Instant::now();
-        let on_the_way = |stage: &Stage| matches!(stage, Stage::Beginning | Stage::Active(_));
-        let mut count = self.blobs.iter().filter(|blob| on_the_way(&blob.stage)).count();
-        for &i in &self.order {
-            if count >= self.transfer.settings.jobs {
-                return;
-            }
-            if !self.blobs[i].may_begin(now) {
-                continue;
-            }
-            count += 1;
+        let mut at = 0;
+        while self.under_way.len() < self.transfer.settings.jobs {
+            let may_begin = |&i: &usize| {
+                let blob = &self.blobs[i];
+                blob.may_begin(now) && blob.plan.after.is_none_or(|leader| self.blobs[leader].has_ended())
+            };
+            let Some(next) = self.waiting.iter().skip(at).position(may_begin) else { return };
+            at += next;
+            let Some(i) = self.waiting.remove(at) else { return };
+            self.under_way.insert(i);
             self.blobs[i].stage = Stage::Beginning;
-            let (sink, plan) = (Arc::clone(&self.sink), self.blobs[i].plan.clone());
-            self.tasks.spawn(async move { Done::Begun(i, sink.begin(&plan.descriptor, &plan.mounts).await) });
+            let plan = self.blobs[i].plan.clone();
+            self.tasks.spawn(async move { Done::Begun(i, plan.sink.begin(&plan.descriptor, &plan.mounts).await) });
         }
     }
 
@@ -157,95 +151,9 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// The blob that needs a connection most, and the origin to open: blobs without any first, then the one with the
-    /// most left for each of its connections, then the one whose slowest connection has the longest way to go.
-    fn next_fetch(&mut self, now: Instant) -> Option<(usize, usize)> {
-        let mut wanting: Vec<(Need, usize)> = Vec::new();
-        for &i in &self.order {
-            if self.blobs[i].may_connect(now, self.transfer.settings.streams)
-                && let Some(need) = self.need(i, now)
-            {
-                wanting.push((need, i));
-            }
-        }
-        wanting.sort_by_key(|(need, _)| std::cmp::Reverse(*need));
-        wanting.into_iter().find_map(|(_, i)| {
-            let connections = self.blobs[i].connections;
-            let mut usable = self.blobs[i].usable();
-            let free = usable.find(|(_, origin)| {
-                self.pace.may_share(origin.host(), connections, now) && self.pace.take(origin.host(), now)
-            });
-            free.map(|(origin, _)| (i, origin))
-        })
-    }
-
-    fn need(&self, i: usize, now: Instant) -> Option<Need> {
-        match (self.blobs[i].unclaimed(), self.blobs[i].connections as u64) {
-            (0, 0) => None,
-            (0, _) => self.slowest(i, now).map(|(_, left)| Need::Late(left)),
-            (left, 0) => Some(Need::Unserved(left)),
-            (left, connections) => Some(Need::Served(left / connections)),
-        }
-    }
-
-    /// The connection of a blob that will end last, if taking half of its range away from it pays.
-    fn slowest(&self, i: usize, now: Instant) -> Option<(ClaimId, Duration)> {
-        let Stage::Active(active) = &self.blobs[i].stage else { return None };
-        let segments = lock(&active.segments);
-        let connections = self.open.iter().filter(|((blob, _), _)| *blob == i);
-        let late = connections.filter_map(|((_, claim), (_, gauge))| {
-            let awaited = segments.awaited(*claim);
-            let left = awaited.end - awaited.start;
-            let rate = gauge.rate(now);
-            let is_known = now.saturating_duration_since(gauge.since) >= WORTH_SPLITTING / 2;
-            let time = Duration::try_from_secs_f64(left as f64 / rate).unwrap_or(Duration::MAX);
-            (left >= 2 * LEAST_RANGE && is_known && time >= WORTH_SPLITTING).then_some((*claim, time))
-        });
-        late.max_by_key(|(_, time)| *time)
-    }
-
-    fn fetch(&mut self, i: usize, origin: usize, now: Instant) {
-        let host = Arc::clone(&self.blobs[i].origins[origin].origin);
-        let limit = self.range_limit(i, host.host(), now);
-        let slowest = self.slowest(i, now);
-        let Stage::Active(active) = &self.blobs[i].stage else { return };
-        let active = Arc::clone(active);
-        let claimed = {
-            let mut segments = lock(&active.segments);
-            segments.claim(limit).or_else(|| segments.split(slowest?.0, LEAST_RANGE))
-        };
-        // The slow connection may have caught up since it was looked at.
-        let Some((claim, _)) = claimed else { return self.pace.give_back(host.host(), now) };
-        self.blobs[i].connections += 1;
-        let gauge = Gauge::new();
-        self.open.insert((i, claim), (origin, Arc::clone(&gauge)));
-        let fetch = Fetch {
-            blob: active,
-            claim,
-            stall: self.transfer.settings.stall,
-            events: Arc::clone(&self.transfer.events),
-            meter: self.pace.meter(host.host(), now),
-            gauge: Arc::clone(&gauge),
-            origin: host,
-        };
-        self.tasks.spawn(async move { Done::Fetched { blob: i, origin, claim, gauge, fetched: fetch.run().await } });
-    }
-
-    /// How much one connection asks for: a share small enough that all connections of the blob end together, and
-    /// never so much that nothing is left to share should more connections pay.
-    fn range_limit(&mut self, i: usize, host: &str, now: Instant) -> u64 {
-        if self.blobs[i].ignores_ranges() {
-            return u64::MAX;
-        }
-        let left = self.blobs[i].unclaimed();
-        match self.pace.streams(host, now) as u64 {
-            1 => MOST_RANGE,
-            several => (left / (2 * several)).clamp(LEAST_RANGE, MOST_RANGE),
-        }
-    }
-
     fn take(&mut self, done: Result<Done, JoinError>) {
         match done {
+            Ok(Done::Streamed { blob, origin, attempt }) => self.streamed(blob, origin, attempt),
             Ok(Done::Begun(i, begun)) if !self.blobs[i].has_ended() => self.begun(i, begun),
             Ok(Done::Fetched { blob, origin, claim, gauge, fetched }) => {
                 self.open.remove(&(blob, claim));
@@ -264,11 +172,12 @@ impl<'a> Run<'a> {
         let digest = self.blobs[i].plan.descriptor.digest.clone();
         match begun {
             Ok(Begun::Held) => {
-                self.report.brought += self.blobs[i].plan.missing();
+                self.report.brought += self.blobs[i].plan.planned();
                 self.arrived(i, Arrival::Held);
             }
             Ok(Begun::Mounted { .. }) => {
-                self.report.brought += self.blobs[i].plan.missing();
+                self.report.brought += self.blobs[i].plan.planned();
+                self.report.mounted += self.blobs[i].plan.descriptor.size;
                 self.arrived(i, Arrival::Mounted);
             }
             Ok(Begun::Busy) => {
@@ -276,6 +185,7 @@ impl<'a> Run<'a> {
                     let what = format!("another process that is fetching {digest}");
                     self.transfer.events.on(&Event::Waiting { what });
                 }
+                self.wait_again(i);
             }
             Ok(Begun::Ingest(ingest)) => {
                 let blob = self.blobs[i].plan.descriptor.clone();
@@ -285,18 +195,34 @@ impl<'a> Run<'a> {
                 self.blobs[i].stage = Stage::Active(Arc::clone(&active));
                 self.complete(i, active);
             }
-            Ok(Begun::Upload(_)) => self.fail(i, Arc::new(Error::Usage("uploads are not executed yet".into()))),
+            Ok(Begun::Upload(upload)) => {
+                let (blob, traffic) = (self.blobs[i].plan.descriptor.clone(), Arc::clone(&self.traffic));
+                let (events, stall) = (Arc::clone(&self.transfer.events), self.transfer.settings.stall);
+                let stream = Stream::new(blob, upload, traffic, events, stall);
+                self.correct_plan(i, stream.resumed);
+                self.transfer.events.on(&Event::Started { blob: digest, resumed: stream.resumed });
+                self.blobs[i].stage = Stage::Streaming(Arc::new(stream));
+            }
             Err(error) => self.retry(i, None, error),
         }
     }
 
-    /// What is there may differ from what the plan saw: another process went on with the blob, or lost some of it.
+    /// What is there may differ from what the plan saw: another process went on with the blob, or lost some of it, or
+    /// no repository gave it.
     fn correct_plan(&mut self, i: usize, resumed: u64) {
-        let (planned, left) = (self.blobs[i].plan.missing(), self.blobs[i].plan.descriptor.size - resumed);
+        let plan = &self.blobs[i].plan;
+        let (planned, left) = (plan.planned(), plan.descriptor.size.saturating_sub(resumed));
+        let cause = if plan.mounts.is_empty() { Cause::Spoiled } else { Cause::MountRefused };
         self.report.brought += planned.saturating_sub(left);
         if left > planned {
-            self.traffic.lose(Cause::Spoiled, left - planned);
+            self.traffic.lose(cause, left - planned);
         }
+    }
+
+    /// It has to begin once more.
+    fn wait_again(&mut self, i: usize) {
+        self.under_way.remove(&i);
+        self.waiting.push_front(i);
     }
 
     fn complete(&mut self, i: usize, active: Arc<Active>) {
@@ -306,10 +232,10 @@ impl<'a> Run<'a> {
 
     fn fetched(&mut self, i: usize, origin: usize, claim: ClaimId, gauge: &Gauge, fetched: Fetched) {
         let now = Instant::now();
-        let host = self.blobs[i].origins[origin].origin.host().to_owned();
-        self.pace.give_back(&host, now);
+        let host = self.blobs[i].host(origin).to_owned();
+        self.pace.give_back(&host);
         if let Some(round_trip) = fetched.round_trip {
-            self.pace.answered(&host, round_trip, gauge.flowing(now), now);
+            self.pace.answered(&host, round_trip, gauge.flowing(now));
         }
         self.blobs[i].release(claim);
         let moved = gauge.moved.load(Ordering::Relaxed);
@@ -318,7 +244,7 @@ impl<'a> Run<'a> {
         }
         // A cut one tells as well: when all have become slow, nobody is cut for it any more.
         if moved >= TELLING || matches!(fetched.end, End::Cut) {
-            self.pace.learn(&host, gauge.rate(now), now);
+            self.pace.learn(&host, gauge.rate(now));
         }
         if self.blobs[i].has_ended() {
             return;
@@ -335,9 +261,45 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Decides what follows a failure: a pause, another origin, or the end of the blob.
+    fn streamed(&mut self, i: usize, origin: usize, attempt: Attempt) {
+        let host = self.blobs[i].host(origin).to_owned();
+        let place = self.blobs[i].plan.sink.place();
+        self.blobs[i].connections -= 1;
+        self.pace.give_back(&host);
+        self.pace.give_back(&place);
+        if let Some((round_trip, flow)) = attempt.answered {
+            self.pace.answered(&host, round_trip, flow);
+        }
+        if attempt.moved >= PROGRESS {
+            self.blobs[i].patience.renew();
+        }
+        if self.blobs[i].has_ended() {
+            return;
+        }
+        match attempt.streamed {
+            Streamed::Complete => self.arrived(i, Arrival::Transferred),
+            Streamed::Stopped => {}
+            Streamed::Source(error) => self.retry(i, Some(origin), error),
+            Streamed::Sink(error @ Error::Verification { .. }) => match self.blobs[i].streamed_wrong(error) {
+                Ok(()) => {}
+                Err(error) => self.fail(i, Arc::new(error)),
+            },
+            Streamed::Sink(error) => {
+                let (now, wait) = (Instant::now(), error.retry_after().unwrap_or_default());
+                if matches!(error, Error::Busy { .. }) {
+                    let allowed = self.pace.busy(&place, wait, now);
+                    self.transfer.events.on(&Event::Connections { host: place, allowed });
+                }
+                self.retry(i, None, error);
+            }
+        }
+    }
+
+    /// Decides what follows a failure of an origin, or of the sink: a pause, another origin, or the end of the blob.
     fn retry(&mut self, i: usize, origin: Option<usize>, error: Error) {
-        if matches!(error, Error::Store { .. }) {
+        let is_local = |origin: usize| self.blobs[i].origins[origin].origin.provenance() == Provenance::Local;
+        // A file that cannot be read is only one of the origins.
+        if matches!(error, Error::Store { .. }) && !origin.is_some_and(is_local) {
             return self.fail(i, Arc::new(error));
         }
         let now = Instant::now();
@@ -345,17 +307,19 @@ impl<'a> Run<'a> {
         match self.blobs[i].patience.after(error) {
             Ok((wait, error)) => {
                 if let (Some(origin), true) = (origin, is_busy) {
-                    let host = self.blobs[i].origins[origin].origin.host().to_owned();
+                    let host = self.blobs[i].host(origin).to_owned();
                     let allowed = self.pace.busy(&host, wait, now);
                     self.transfer.events.on(&Event::Connections { host, allowed });
                 }
                 let what = self.blobs[i].plan.descriptor.digest.to_string();
                 self.transfer.events.on(&Event::Retried { what, why: error.to_string(), wait });
-                self.blobs[i].pause(now, wait);
+                if self.blobs[i].pause(now, wait) {
+                    self.wait_again(i);
+                }
             }
             Err(error) => match origin {
                 Some(origin) if self.blobs[i].leave(origin, &self.transfer.settings) => {
-                    let host = self.blobs[i].origins[origin].origin.host().to_owned();
+                    let host = self.blobs[i].host(origin).to_owned();
                     self.transfer.events.on(&Event::Left { host, why: error.to_string() });
                 }
                 _ => self.fail(i, Arc::new(error)),
@@ -387,23 +351,22 @@ impl<'a> Run<'a> {
 
     fn arrived(&mut self, i: usize, how: Arrival) {
         self.blobs[i].stage = Stage::Done;
+        self.under_way.remove(&i);
         let blob = self.blobs[i].plan.descriptor.digest.clone();
-        self.images.arrived(&blob);
+        self.images.arrived(i);
         self.transfer.events.on(&Event::Finished { blob, how });
         self.finish_images();
     }
 
     fn fail(&mut self, i: usize, error: Arc<Error>) {
         self.give_up(i);
-        let digest = self.blobs[i].plan.descriptor.digest.clone();
-        for name in self.images.fail(&digest, &error) {
+        for name in self.images.fail(i, &error) {
             self.transfer.events.on(&Event::Failed { name, why: error.to_string() });
         }
-        for j in 0..self.blobs.len() {
-            if !self.blobs[j].has_ended() && !self.images.want(&self.blobs[j].plan.descriptor.digest) {
-                self.give_up(j);
-            }
-        }
+        let unwanted = |&&j: &&usize| !self.images.want(j);
+        let unwanted: Vec<usize> = self.waiting.iter().chain(&self.under_way).filter(unwanted).copied().collect();
+        unwanted.into_iter().for_each(|j| self.give_up(j));
+        self.waiting.retain(|&j| !self.blobs[j].has_ended());
     }
 
     /// Ends what is under way for a blob and keeps what came of it.
@@ -411,8 +374,13 @@ impl<'a> Run<'a> {
         for (_, (_, gauge)) in self.open.iter().filter(|((blob, _), _)| *blob == i) {
             gauge.cut.cancel();
         }
-        if let Some(active) = self.blobs[i].give_up() {
-            self.tasks.spawn(async move { Done::Saved(active.ingest.save().await) });
+        self.under_way.remove(&i);
+        match self.blobs[i].give_up() {
+            Stage::Active(active) => {
+                self.tasks.spawn(async move { Done::Saved(active.ingest.save().await) });
+            }
+            Stage::Streaming(stream) => stream.stop.cancel(),
+            _ => {}
         }
     }
 
@@ -425,8 +393,8 @@ impl<'a> Run<'a> {
     /// Puts the manifests and tags of images whose blobs are all there.
     fn finish_images(&mut self) {
         for (number, image) in self.images.ready() {
-            let (sink, transfer) = (Arc::clone(&self.sink), self.transfer.clone());
-            self.tasks.spawn(async move { Done::Tagged(number, transfer.finish(&image, sink.as_ref()).await) });
+            let transfer = self.transfer.clone();
+            self.tasks.spawn(async move { Done::Tagged(number, transfer.finish(&image).await) });
         }
     }
 
@@ -436,7 +404,7 @@ impl<'a> Run<'a> {
             self.transfer.events.on(&Event::Connections { host, allowed });
         }
         for ((blob, _), (origin, gauge)) in &self.open {
-            let host = self.blobs[*blob].origins[*origin].origin.host();
+            let host = self.blobs[*blob].host(*origin);
             if gauge.flowing(now) >= COMPARE_AFTER && gauge.rate(now) < CRAWLER * self.pace.typical(host) {
                 gauge.cut.cancel();
             }
@@ -445,14 +413,38 @@ impl<'a> Run<'a> {
 
     /// Ends all connections and saves what is needed to go on.
     async fn save(&mut self) {
+        self.stop_streams().await;
         self.tasks.shutdown().await;
-        let active = self.blobs.iter().filter_map(|blob| match &blob.stage {
-            Stage::Active(active) => Some(Arc::clone(active)),
+        let saves = self.under_way.iter().filter_map(|&i| match &self.blobs[i].stage {
+            Stage::Active(active) => Some(Saving::Ingest(Arc::clone(active))),
+            Stage::Streaming(stream) => Some(Saving::Upload(Arc::clone(stream))),
             _ => None,
         });
-        let saves = active.map(|active| async move { active.ingest.save().await });
+        let saves = saves.map(Saving::run);
         let results = tokio::time::timeout(SAVE_LIMIT, futures::future::join_all(saves)).await;
         results.into_iter().flatten().for_each(|result| self.saved(result));
+    }
+
+    /// What an upload was given shall reach its place: it ends between two pieces.
+    async fn stop_streams(&mut self) {
+        let mut streams = 0;
+        for &i in &self.under_way {
+            if let Stage::Streaming(stream) = &self.blobs[i].stage {
+                stream.stop.cancel();
+                streams += self.blobs[i].connections;
+            }
+        }
+        let all_stopped = async {
+            while streams > 0 {
+                match self.tasks.join_next().await {
+                    Some(Ok(Done::Streamed { .. })) => streams -= 1,
+                    Some(_) => {}
+                    None => return,
+                }
+            }
+        };
+        // Those that do not stop in time are cut.
+        let _ = tokio::time::timeout(STOP_LIMIT, all_stopped).await;
     }
 
     fn report(mut self, elapsed: Duration) -> Report {
@@ -461,5 +453,20 @@ impl<'a> Run<'a> {
         self.report.causes = self.traffic.lost();
         self.report.images = self.images.outcomes();
         self.report
+    }
+}
+
+/// A blob that is saved for another process.
+enum Saving {
+    Ingest(Arc<Active>),
+    Upload(Arc<Stream>),
+}
+
+impl Saving {
+    async fn run(self) -> Result<()> {
+        match self {
+            Saving::Ingest(active) => active.ingest.save().await,
+            Saving::Upload(stream) => stream.upload.save().await,
+        }
     }
 }

@@ -2,6 +2,7 @@
 
 mod bounds;
 mod faults;
+mod streams;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::ops::Range;
@@ -283,18 +284,18 @@ fn transfer() -> Transfer {
     Transfer { settings, events: Arc::new(Silent), cancel: CancellationToken::new() }
 }
 
-fn job(registry: &Arc<Registry>, tag: &str) -> Job {
+fn job(registry: &Arc<Registry>, tag: &str, sink: &Arc<dyn Sink>) -> Job {
     let name: Reference = format!("r.example/x:{tag}").parse().unwrap();
     let source = Arc::new(At(Arc::clone(registry)));
-    Job { target: name.clone(), name, source, platforms: Platforms::All }
+    Job { target: name.clone(), name, source, sink: Arc::clone(sink), platforms: Platforms::All }
 }
 
 async fn pull(registry: &Arc<Registry>, tags: &[&str], store: &Arc<Memory>) -> Report {
     let sink: Arc<dyn Sink> = Arc::new(In(Arc::clone(store)));
     let transfer = transfer();
-    let jobs = tags.iter().map(|tag| job(registry, tag)).collect();
-    let plan = transfer.plan(jobs, &sink).await.unwrap();
-    transfer.run(plan, sink).await.unwrap()
+    let jobs = tags.iter().map(|tag| job(registry, tag, &sink)).collect();
+    let plan = transfer.plan(jobs).await.unwrap();
+    transfer.run(plan).await.unwrap()
 }
 
 /// Pulls one image of one layer whose requests meet `script`.
@@ -307,6 +308,13 @@ async fn pull_one(size: usize, script: &[Meets]) -> (Report, Vec<Range<u64>>) {
     let report = pull(&registry, &["1"], &Arc::default()).await;
     let asked = registry.asked_for(&layer);
     (report, asked)
+}
+
+/// Bytes that came = bytes planned + the causes.
+fn assert_adds_up(report: &Report) {
+    let causes: u64 = report.causes.values().sum();
+    let came = report.moved + report.local;
+    assert_eq!(came + report.brought, report.planned + causes, "{report:?}");
 }
 
 fn error_of(report: &Report) -> &Error {
@@ -438,10 +446,10 @@ async fn a_local_copy_that_lies_is_left_for_the_registry() {
     let registry = Arc::new(registry);
     let sink: Arc<dyn Sink> = Arc::new(In(Arc::default()));
     let transfer = transfer();
-    let mut plan = transfer.plan(vec![job(&registry, "a")], &sink).await.unwrap();
+    let mut plan = transfer.plan(vec![job(&registry, "a", &sink)]).await.unwrap();
     let blob = plan.blobs.iter_mut().find(|blob| blob.descriptor == layer).unwrap();
     blob.origins.insert(0, Arc::new(BlobAt(Arc::clone(&liar), layer.digest.clone())));
-    let report = transfer.run(plan, sink).await.unwrap();
+    let report = transfer.run(plan).await.unwrap();
     assert!(report.images[0].result.is_ok());
     assert_eq!((liar.asked_for(&layer).len(), registry.asked_for(&layer).len()), (1, 1));
     assert_eq!((report.local, report.moved), (5000, 5010));
@@ -456,13 +464,13 @@ async fn a_cancelled_transfer_saves_what_came_and_the_next_one_goes_on() {
     let (registry, store) = (Arc::new(registry), Arc::<Memory>::default());
     let sink: Arc<dyn Sink> = Arc::new(In(Arc::clone(&store)));
     let transfer = transfer();
-    let plan = transfer.plan(vec![job(&registry, "a")], &sink).await.unwrap();
+    let plan = transfer.plan(vec![job(&registry, "a", &sink)]).await.unwrap();
     let cancel = transfer.cancel.clone();
     tokio::spawn(async move {
         tokio::time::sleep(Duration::from_secs(5)).await;
         cancel.cancel();
     });
-    assert!(matches!(transfer.run(plan, sink).await, Err(Error::Interrupted)));
+    assert!(matches!(transfer.run(plan).await, Err(Error::Interrupted)));
     assert!(lock(&lock(&store.partial)[&layer.digest]).saved);
     let report = pull(&registry, &["a"], &store).await;
     assert!(report.images[0].result.is_ok());

@@ -86,20 +86,20 @@ async fn pull(
         true => all_tags(&registry, &transfer, &names).await?,
         false => names,
     };
-    let jobs = names.iter().map(|name| job(args, name, &registry, context)).collect::<Result<_>>()?;
-    let plan = transfer.plan(jobs, &sink).await?;
+    let jobs = names.iter().map(|name| job(args, name, &registry, &sink, context)).collect::<Result<_>>()?;
+    let plan = transfer.plan(jobs).await?;
     let sizes = results::sizes(&plan);
-    let report = transfer.run(plan, sink).await?;
+    let report = transfer.run(plan).await?;
     Ok((results::pulled(&report, &sizes), report))
 }
 
-fn job(args: &Args, name: &Reference, registry: &Registry, context: &Context) -> Result<Job> {
+fn job(args: &Args, name: &Reference, registry: &Registry, sink: &Arc<dyn Sink>, context: &Context) -> Result<Job> {
     let source = with_local(Arc::new(registry.repository(name)?), &context.settings)?;
     let platforms = match args.all_platforms {
         true => Platforms::All,
         false => Platforms::Only(context.settings.platform.value.clone()),
     };
-    Ok(Job { name: name.clone(), target: name.clone(), source, platforms })
+    Ok(Job { name: name.clone(), target: name.clone(), source, sink: Arc::clone(sink), platforms })
 }
 
 async fn all_tags(registry: &Registry, transfer: &Transfer, names: &[Reference]) -> Result<Vec<Reference>> {

@@ -74,6 +74,7 @@ async fn repair(context: &Context, store: &Store, broken: &[Broken], events: Eve
     let _shared = store.share_to_write().await?;
     let wanted: BTreeSet<&str> = broken.iter().flat_map(|broken| &broken.images).map(String::as_str).collect();
     let registry = registry(&context.settings, events.clone());
+    let sink: Arc<dyn Sink> = Arc::new(store.clone());
     let mut jobs = Vec::new();
     for image in store.images().await? {
         let is_wanted = image.name.as_deref().is_some_and(|name| wanted.contains(name));
@@ -85,15 +86,14 @@ async fn repair(context: &Context, store: &Store, broken: &[Broken], events: Eve
             None => Platforms::All,
         };
         let source = with_local(Arc::new(registry.repository(&name)?), &context.settings)?;
-        jobs.push(Job { name: pinned, target: name, source, platforms });
+        jobs.push(Job { name: pinned, target: name, source, sink: Arc::clone(&sink), platforms });
     }
     for broken in broken {
         store.remove_broken(broken).await?;
     }
     let transfer = context.transfer(events);
-    let sink: Arc<dyn Sink> = Arc::new(store.clone());
-    let plan = transfer.plan(jobs, &sink).await?;
-    let report = transfer.run(plan, sink).await?;
+    let plan = transfer.plan(jobs).await?;
+    let report = transfer.run(plan).await?;
     report.images.iter().filter_map(|image| image.result.as_ref().err()).for_each(|error| exit::tell(error));
     Ok(())
 }

@@ -122,7 +122,7 @@ impl Tally {
                 blob.resumed = *resumed;
                 blob.done = *resumed;
             }),
-            Event::Bytes { blob, count, provenance, .. } => {
+            Event::Bytes { blob, count, provenance } => {
                 match provenance {
                     Provenance::Local => self.local += count,
                     _ => self.network += count,
@@ -264,7 +264,7 @@ pub(super) mod samples {
 
     /// Bytes of a blob arrive.
     pub fn bytes(name: &str, count: u64) -> Event {
-        Event::Bytes { blob: digest(name), count, host: "h.example".into(), provenance: Provenance::Registry }
+        Event::Bytes { blob: digest(name), count, provenance: Provenance::Registry }
     }
 
     /// A blob ends.

@@ -8,7 +8,7 @@ use crate::transfer::Plan;
 async fn plan(registry: Registry, tag: &str) -> (Plan, Arc<Registry>) {
     let registry = Arc::new(registry);
     let sink: Arc<dyn Sink> = Arc::new(In(Arc::default()));
-    (transfer().plan(vec![job(&registry, tag)], &sink).await.unwrap(), registry)
+    (transfer().plan(vec![job(&registry, tag, &sink)]).await.unwrap(), registry)
 }
 
 fn why(plan: &Plan) -> String {

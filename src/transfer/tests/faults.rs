@@ -3,12 +3,6 @@
 use super::*;
 
 /// The identity that a report promises.
-fn assert_adds_up(report: &Report) {
-    let causes: u64 = report.causes.values().sum();
-    let came = report.moved + report.local;
-    assert_eq!(came + report.brought, report.planned + causes, "{report:?}");
-}
-
 #[tokio::test(start_paused = true)]
 async fn a_disk_that_spoils_everything_is_given_up() {
     let mut registry = Registry::default();
@@ -71,9 +65,9 @@ async fn what_another_process_brought_of_a_blob_is_told() {
     let sink: Arc<dyn Sink> = Arc::new(In(Arc::clone(&store)));
     let transfer = transfer();
     // The plan is made before the other one has brought anything.
-    let plan = transfer.plan(vec![job(&registry, "a")], &sink).await.unwrap();
+    let plan = transfer.plan(vec![job(&registry, "a", &sink)]).await.unwrap();
     assert!(pull(&registry, &["a"], &store).await.images[0].result.is_err());
-    let report = transfer.run(plan, sink).await.unwrap();
+    let report = transfer.run(plan).await.unwrap();
     assert!(report.images[0].result.is_ok());
     assert_eq!((report.planned, report.brought), (50_010, 20_010));
     assert_adds_up(&report);

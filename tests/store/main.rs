@@ -1,7 +1,9 @@
 //! The store as a place: what it keeps, what it notices, and that others read it as it is.
 
-#[path = "support/contract.rs"]
+mod collect;
+#[path = "../support/contract.rs"]
 mod contract;
+mod skopeo;
 
 use std::path::Path;
 use std::process::Command;
@@ -13,6 +15,7 @@ use contract::{Blob, Built, image, index, ingest, name, put, put_image, put_tagg
 use layerpull::content::{Begun, Holding, Provenance, Root, Sink, Source};
 use layerpull::error::Error;
 use layerpull::event::{Event, Observer};
+use layerpull::oci::manifest::MAX_DEPTH;
 use layerpull::oci::{Descriptor, Digest, MediaType, Platform, RawManifest};
 use layerpull::store::{Collect, Damage, Effect, PLATFORMS, Spare, Store};
 use tempfile::TempDir;
@@ -113,16 +116,6 @@ async fn a_lie_about_the_size_spoils_no_partial_blob() {
     drop(second);
     let collected = store.collect(all_now(Effect::Remove)).await.unwrap();
     assert_eq!(collected.partials.len(), 1, "both lies are of one digest");
-}
-
-#[tokio::test]
-async fn a_lock_that_a_killed_process_left_is_no_partial_blob() {
-    let (dir, store) = fresh();
-    put(&store, &Blob::new("application/octet-stream", vec![1; 10])).await;
-    let lock = dir.path().join(".layerpull/partial").join(format!("sha256-{}.lock", Digest::of(b"gone").hex()));
-    std::fs::write(&lock, "").unwrap();
-    assert_eq!(store.collect(all_now(Effect::Remove)).await.unwrap().partials, []);
-    assert!(!lock.exists());
 }
 
 #[tokio::test]
@@ -383,84 +376,6 @@ async fn shared_and_own_bytes_and_who_shares_layers_are_told() {
 }
 
 #[tokio::test]
-async fn only_what_nobody_needs_is_collected() {
-    let (dir, store) = fresh();
-    let (kept, gone) = (image("amd64", &[b"base", b"kept"]), image("amd64", &[b"base", b"gone"]));
-    put_tagged(&store, "r.example/kept:1", &kept).await;
-    put_tagged(&store, "r.example/gone:1", &gone).await;
-    store.remove(&name("r.example/gone:1")).await.unwrap();
-    let signature = image("amd64", &[b"signature"]);
-    let mut signed: serde_json::Value = serde_json::from_slice(&signature.manifest.bytes).unwrap();
-    signed["subject"] = serde_json::to_value(kept.manifest.descriptor()).unwrap();
-    let signed = RawManifest::new(None, signed.to_string().into()).unwrap();
-    put_image(&store, &signature).await;
-    store.put_manifest(&signed).await.unwrap();
-    assert_eq!(store.referrers(&kept.manifest.digest).await.unwrap()[0].digest, signed.digest);
-    let partial = ingest(&store, &Blob::new("application/octet-stream", vec![1; 100]).descriptor).await;
-
-    let young = Collect::default();
-    assert_eq!(store.collect(young).await.unwrap().blobs, []);
-    let preview = store.collect(all_now(Effect::Preview)).await.unwrap();
-    let removed = store.collect(all_now(Effect::Remove)).await.unwrap();
-    assert_eq!(preview, removed);
-    let digests: Vec<_> = removed.blobs.iter().map(|(digest, _)| digest.clone()).collect();
-    assert!(digests.contains(&gone.blobs[2].descriptor.digest) && digests.contains(&gone.manifest.digest));
-    // The signature's own manifest without subject goes; the one that signs stays, with its layer.
-    assert_eq!(digests.len(), 4, "{digests:?}");
-    assert!(removed.partials.is_empty(), "a partial blob in use was collected");
-    drop(partial);
-    assert_eq!(store.collect(all_now(Effect::Remove)).await.unwrap().partials.len(), 1);
-    assert!(blob_file(&dir, &signature.blobs[1].descriptor.digest).exists());
-    assert!(store.verify().await.unwrap().is_empty());
-    store.remove(&name("r.example/kept:1")).await.unwrap();
-    store.collect(all_now(Effect::Remove)).await.unwrap();
-    assert_eq!(std::fs::read_dir(dir.path().join("blobs/sha256")).unwrap().count(), 0);
-}
-
-#[tokio::test]
-async fn a_child_that_is_no_manifest_keeps_nobody_from_collecting() {
-    let (dir, store) = fresh();
-    let large = vec![b' '; 5 << 20];
-    let built = image("amd64", &[b"layer", &large]);
-    let as_manifest = |i: usize| {
-        let mut value = serde_json::to_value(&built.blobs[i].descriptor).unwrap();
-        value["mediaType"] = MediaType::OCI_INDEX.into();
-        value
-    };
-    let mut list: serde_json::Value = serde_json::from_slice(&index(&[("amd64", &built)]).bytes).unwrap();
-    list["manifests"].as_array_mut().unwrap().extend([1, 2].map(as_manifest));
-    let list = RawManifest::new(None, list.to_string().into()).unwrap();
-    put_tagged(&store, "r.example/a:1", &built).await;
-    store.put_manifest(&list).await.unwrap();
-    let root = Root { descriptor: list.descriptor(), platforms: platforms(&["linux/amd64"]) };
-    store.tag(&name("r.example/b:1"), &root).await.unwrap();
-    store.remove(&name("r.example/a:1")).await.unwrap();
-    put(&store, &Blob::new("application/octet-stream", vec![1; 10])).await;
-    assert_eq!(store.collect(all_now(Effect::Remove)).await.unwrap().blobs.len(), 1);
-    assert!(built.blobs.iter().all(|blob| blob_file(&dir, &blob.descriptor.digest).exists()));
-    rewrite(&blob_file(&dir, &built.blobs[1].descriptor.digest), |bytes| bytes[0] ^= 1);
-    let damaged = store.collect(all_now(Effect::Remove)).await;
-    assert!(matches!(damaged, Err(Error::Verification { .. })), "nobody knows what a damaged child needs");
-}
-
-#[tokio::test]
-async fn nothing_is_collected_while_somebody_shares_the_store() {
-    let (dir, store) = fresh();
-    let seen = Arc::new(Seen::default());
-    put(&store, &Blob::new("application/octet-stream", vec![1; 10])).await;
-    let shared = Store::open(dir.path()).unwrap().share_to_write().await.unwrap();
-    let cancel = CancellationToken::new();
-    let watched = store.observed(seen.clone(), cancel.clone());
-    let brief = Collect { patience: Duration::from_secs(1), ..all_now(Effect::Remove) };
-    assert!(matches!(watched.collect(brief).await, Err(Error::Store { .. })));
-    assert!(matches!(seen.0.lock().unwrap()[0], Event::Waiting { .. }));
-    cancel.cancel();
-    assert!(matches!(watched.collect(all_now(Effect::Remove)).await, Err(Error::Interrupted)));
-    drop(shared);
-    assert_eq!(store.collect(brief).await.unwrap().blobs.len(), 1);
-}
-
-#[tokio::test]
 async fn verify_finds_what_is_broken_and_which_images_need_it() {
     let (dir, store) = fresh();
     let built = image("amd64", &[b"flipped", b"short", b"missing", b"fine"]);
@@ -482,77 +397,5 @@ async fn verify_finds_what_is_broken_and_which_images_need_it() {
     for blob in &built.blobs {
         put(&store, blob).await;
     }
-    assert!(store.verify().await.unwrap().is_empty());
-}
-
-fn skopeo(args: &[&str]) -> String {
-    let output = Command::new("skopeo").args(args).output().expect("these tests need skopeo: install it");
-    assert!(output.status.success(), "skopeo {args:?}: {}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).unwrap()
-}
-
-#[tokio::test]
-async fn skopeo_reads_the_store_as_it_is() {
-    let (dir, store) = fresh();
-    let built = image(Platform::host().architecture.as_str(), &[b"base", b"top"]);
-    let other = image(Platform::host().architecture.as_str(), &[b"base", b"other"]);
-    put_tagged(&store, "x:1", &built).await;
-    put_tagged(&store, "y:1", &other).await;
-    let out = tempfile::tempdir().unwrap();
-    let from = format!("oci:{}:docker.io/library/x:1", dir.path().display());
-    skopeo(&["copy", "--insecure-policy", &from, &format!("dir:{}", out.path().display())]);
-    assert_eq!(std::fs::read(out.path().join("manifest.json")).unwrap(), built.manifest.bytes);
-    for blob in &built.blobs {
-        assert_eq!(std::fs::read(out.path().join(blob.descriptor.digest.hex())).unwrap(), blob.bytes);
-    }
-}
-
-#[tokio::test]
-async fn skopeo_reads_an_index_of_which_one_platform_is_held() {
-    let (dir, store) = fresh();
-    let host = Platform::host().architecture;
-    let (held, absent) = (image(&host, &[b"here"]), image("s390x", &[b"elsewhere"]));
-    let list = index(&[("s390x", &absent), (&host, &held)]);
-    put_image(&store, &held).await;
-    store.put_manifest(&list).await.unwrap();
-    let root = Root { descriptor: list.descriptor(), platforms: Some(vec![Platform::host()]) };
-    store.tag(&name("x:1"), &root).await.unwrap();
-    let out = tempfile::tempdir().unwrap();
-    let from = format!("oci:{}:docker.io/library/x:1", dir.path().display());
-    skopeo(&["copy", "--insecure-policy", &from, &format!("dir:{}", out.path().display())]);
-    assert_eq!(std::fs::read(out.path().join("manifest.json")).unwrap(), held.manifest.bytes);
-}
-
-#[tokio::test]
-async fn skopeo_finds_an_image_of_dockers_types_by_its_name() {
-    let (dir, store) = fresh();
-    let built = image(&Platform::host().architecture, &[]);
-    let text = String::from_utf8(built.manifest.bytes.to_vec()).unwrap();
-    let text = text.replace(MediaType::OCI_MANIFEST, MediaType::DOCKER_MANIFEST);
-    let text = text.replace(MediaType::OCI_CONFIG, MediaType::DOCKER_CONFIG);
-    let built = Built { manifest: RawManifest::new(None, text.into()).unwrap(), ..built };
-    put_tagged(&store, "x:1", &built).await;
-    let resolved = store.resolve(&name("x:1")).await.unwrap();
-    assert_eq!(resolved.media_type.as_str(), MediaType::DOCKER_MANIFEST);
-    assert_eq!(store.manifest(&resolved).await.unwrap().bytes, built.manifest.bytes);
-    let out = tempfile::tempdir().unwrap();
-    let from = format!("oci:{}:docker.io/library/x:1", dir.path().display());
-    skopeo(&["copy", "--insecure-policy", &from, &format!("dir:{}", out.path().display())]);
-    assert_eq!(std::fs::read(out.path().join("manifest.json")).unwrap(), built.manifest.bytes);
-}
-
-#[tokio::test]
-async fn what_skopeo_puts_into_the_store_is_found_and_kept() {
-    let (_from_dir, from) = fresh();
-    let (dir, store) = fresh();
-    put_tagged(&from, "x:1", &image("amd64", &[b"base", b"foreign"])).await;
-    put_tagged(&store, "y:1", &image("amd64", &[b"base", b"ours"])).await;
-    let source = format!("oci:{}:docker.io/library/x:1", from.root().display());
-    let target = format!("oci:{}:docker.io/library/x:1", dir.path().display());
-    skopeo(&["copy", "--insecure-policy", "--preserve-digests", &source, &target]);
-    put_tagged(&store, "z:1", &image("amd64", &[b"base", b"late"])).await;
-    assert_eq!(store.images().await.unwrap().len(), 3);
-    assert_eq!(store.resolve(&name("x:1")).await.unwrap().digest, from.resolve(&name("x:1")).await.unwrap().digest);
-    store.collect(all_now(Effect::Remove)).await.unwrap();
     assert!(store.verify().await.unwrap().is_empty());
 }

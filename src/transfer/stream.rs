@@ -1,0 +1,200 @@
+//! A blob on its way into a place that takes bytes in order: one connection brings them, an upload takes them.
+//!
+//! The upload hashes what it takes, and is taken up again where its place stands; the source is asked for what is missing
+//! from there. So a cut on either side is mended on that side alone.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::StreamExt;
+use tokio::time::{Instant, timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::active::Traffic;
+use super::fetch::PROGRESS;
+use crate::content::{Body, Extent, Origin, Provenance, Standing, Upload};
+use crate::error::{Error, Fault, Result};
+use crate::event::{Cause, Event, Events};
+use crate::oci::Descriptor;
+
+/// A blob that is sent in order.
+pub(super) struct Stream {
+    pub(super) descriptor: Descriptor,
+    pub(super) upload: Box<dyn Upload>,
+    pub(super) resumed: u64,
+    traffic: Arc<Traffic>,
+    events: Events,
+    stall: Duration,
+    /// The upload failed, and must be taken up again before it takes more.
+    is_broken: AtomicBool,
+    /// Everything before this was sent once.
+    reached: AtomicU64,
+    /// Ends it between two pieces.
+    pub(super) stop: CancellationToken,
+}
+
+/// What one attempt came to.
+pub(super) enum Streamed {
+    /// The blob is in its place.
+    Complete,
+    /// It was told to stop.
+    Stopped,
+    /// The source failed.
+    Source(Error),
+    /// The sink failed.
+    Sink(Error),
+}
+
+/// One attempt.
+pub(super) struct Attempt {
+    pub(super) streamed: Streamed,
+    /// Bytes that the upload took.
+    pub(super) moved: u64,
+    /// From the request to the answer's head, and from there to its end.
+    pub(super) answered: Option<(Duration, Duration)>,
+}
+
+impl Stream {
+    pub(super) fn new(
+        descriptor: Descriptor,
+        upload: Box<dyn Upload>,
+        traffic: Arc<Traffic>,
+        events: Events,
+        stall: Duration,
+    ) -> Stream {
+        let resumed = upload.offset().min(descriptor.size);
+        Stream {
+            descriptor,
+            upload,
+            resumed,
+            traffic,
+            events,
+            stall,
+            is_broken: AtomicBool::new(false),
+            reached: AtomicU64::new(resumed),
+            stop: CancellationToken::new(),
+        }
+    }
+
+    /// Bytes that the upload wants still.
+    pub(super) fn left(&self) -> u64 {
+        self.descriptor.size.saturating_sub(self.upload.offset())
+    }
+
+    /// Goes on until the blob is in its place or something fails.
+    pub(super) async fn attempt(&self, origin: &dyn Origin, meters: &[Arc<AtomicU64>]) -> Attempt {
+        let mut attempt = Attempt { streamed: Streamed::Complete, moved: 0, answered: None };
+        if let Err(streamed) = self.go(origin, meters, &mut attempt).await {
+            attempt.streamed = streamed;
+        }
+        attempt
+    }
+
+    async fn go(&self, origin: &dyn Origin, meters: &[Arc<AtomicU64>], attempt: &mut Attempt) -> Result<(), Streamed> {
+        if self.is_broken.load(Ordering::Relaxed) {
+            let standing = self.upload.resume().await.map_err(Streamed::Sink)?;
+            self.is_broken.store(false, Ordering::Relaxed);
+            if standing == Standing::Held {
+                return Ok(());
+            }
+        }
+        if self.left() > 0 {
+            self.bring(origin, meters, attempt).await?;
+        }
+        self.upload.commit().await.map_err(|error| self.broken(error))
+    }
+
+    /// Brings what the upload wants.
+    async fn bring(
+        &self,
+        origin: &dyn Origin,
+        meters: &[Arc<AtomicU64>],
+        attempt: &mut Attempt,
+    ) -> Result<(), Streamed> {
+        let wanted = self.upload.offset()..self.descriptor.size;
+        self.count_again(wanted.start);
+        let asked = Instant::now();
+        let opened = self.in_time(origin, origin.open(wanted.clone())).await;
+        let mut body: Body = opened.and_then(|body| body).map_err(Streamed::Source)?;
+        let answered = Instant::now();
+        if body.start > wanted.start || (body.extent == Extent::Range && body.start < wanted.start) {
+            let why = format!("asked for bytes from {}, got them from {}", wanted.start, body.start);
+            return Err(Streamed::Source(self.fault(origin, Fault::Protocol(why))));
+        }
+        let mut offset = body.start;
+        while self.upload.offset() < wanted.end {
+            let piece = tokio::select! {
+                biased;
+                () = self.stop.cancelled() => return Err(Streamed::Stopped),
+                piece = self.in_time(origin, body.bytes.next()) => piece.map_err(Streamed::Source)?,
+            };
+            let Some(piece) = piece else {
+                // A server may give less than was asked for, as long as it says so.
+                let is_whole = body.end == Some(offset) && offset - body.start >= PROGRESS;
+                let fault = Fault::Length { got: offset, expected: wanted.end };
+                return Err(Streamed::Source(match is_whole {
+                    true => self.fault(origin, Fault::Broken("the answer held a part of what was asked for".into())),
+                    false => self.fault(origin, fault),
+                }));
+            };
+            let piece = piece.map_err(Streamed::Source)?;
+            let length = piece.len() as u64;
+            meters.iter().for_each(|meter| _ = meter.fetch_add(length, Ordering::Relaxed));
+            attempt.moved += self.take(offset, piece).await?;
+            offset += length;
+            attempt.answered = Some((answered - asked, answered.elapsed()));
+        }
+        Ok(())
+    }
+
+    /// Gives the upload what it wants of a piece that begins at `offset`.
+    async fn take(&self, offset: u64, mut piece: Bytes) -> Result<u64, Streamed> {
+        let at = self.upload.offset();
+        let before = piece.split_to(at.saturating_sub(offset).min(piece.len() as u64) as usize).len() as u64;
+        self.lost(Cause::RangeIgnored, before);
+        piece.truncate((self.descriptor.size - at).min(piece.len() as u64) as usize);
+        let count = piece.len() as u64;
+        if count == 0 {
+            return Ok(0);
+        }
+        self.upload.write(piece).await.map_err(|error| self.broken(error))?;
+        self.traffic.count(Provenance::Registry, count);
+        self.reached.fetch_max(at + count, Ordering::Relaxed);
+        let blob = self.descriptor.digest.clone();
+        self.events.on(&Event::Bytes { blob, count, provenance: Provenance::Registry });
+        Ok(count)
+    }
+
+    /// What was sent before and is wanted once more travels in vain.
+    fn count_again(&self, from: u64) {
+        let again = self.reached.swap(from, Ordering::Relaxed).saturating_sub(from);
+        if again > 0 {
+            self.traffic.lose(Cause::SessionLost, again);
+            let blob = self.descriptor.digest.clone();
+            self.events.on(&Event::Lost { blob, count: again, cause: Cause::SessionLost });
+        }
+    }
+
+    fn lost(&self, cause: Cause, count: u64) {
+        if count > 0 {
+            self.traffic.count(Provenance::Registry, count);
+            self.traffic.lose(cause, count);
+            self.events.on(&Event::Lost { blob: self.descriptor.digest.clone(), count, cause });
+        }
+    }
+
+    fn broken(&self, error: Error) -> Streamed {
+        self.is_broken.store(true, Ordering::Relaxed);
+        Streamed::Sink(error)
+    }
+
+    async fn in_time<T>(&self, origin: &dyn Origin, work: impl Future<Output = T>) -> Result<T> {
+        timeout(self.stall, work).await.map_err(|_| self.fault(origin, Fault::Stalled(self.stall)))
+    }
+
+    fn fault(&self, origin: &dyn Origin, fault: Fault) -> Error {
+        Error::network(origin.host(), &self.descriptor.digest, fault)
+    }
+}
