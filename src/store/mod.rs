@@ -6,7 +6,7 @@
 //!
 //! - `layout`: the files, and how they get to the disk; `lock`: who may use them.
 //! - `partial`, `stretches`, `journal`: a blob on its way in.
-//! - `receive`: a blob on its way in whose digest is not known yet.
+//! - `receive`, `uploads`: a blob on its way in whose digest is not known yet.
 //! - `check`, `verified`: whether a blob in its place is good, and which need no second hashing.
 //! - `index`: the names.
 //! - `graph`: what a name needs; `scan`: what lies here, named or not.
@@ -28,9 +28,11 @@ mod scan;
 mod sink;
 mod source;
 mod stretches;
+mod uploads;
 mod verified;
 mod verify;
 
+use std::fs::File;
 use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -42,7 +44,7 @@ use tokio_util::sync::CancellationToken;
 use crate::content::file::Folder;
 use crate::error::{Error, Result};
 use crate::event::{Events, Silent};
-use crate::oci::{Algorithm, Descriptor, Reference};
+use crate::oci::{Algorithm, Descriptor, Digest, Reference};
 
 pub use collect::{Collect, Collected, Effect, Spare};
 pub use images::StoredImage;
@@ -53,7 +55,7 @@ pub use verify::{Broken, Damage};
 use index::{IndexFile, Written};
 use layout::Paths;
 use lock::{Lock, Mode, Wait};
-use verified::Verified;
+use verified::{Identity, Verified};
 
 /// How long the index may be locked by others; they hold it for one write.
 const INDEX_PATIENCE: Duration = Duration::from_secs(60);
@@ -258,6 +260,25 @@ impl Disk {
             _ => {}
         }
         *synced = covered;
+        Ok(())
+    }
+
+    /// Makes a file whose bytes were found to be `digest` the blob of that name: read-only, set back in time, durable.
+    fn put_in_place(
+        &self,
+        data: &File,
+        from: &Path,
+        digest: &Digest,
+        sync: impl FnOnce(&File) -> io::Result<()>,
+    ) -> Result<()> {
+        let began = std::time::Instant::now();
+        partial::seal(data).and_then(|()| sync(data)).map_err(Error::store("sync", from))?;
+        let target = self.paths.blob(digest);
+        std::fs::rename(from, &target).map_err(Error::store("put the blob in place at", &target))?;
+        self.sync_blobs(digest.algorithm())?;
+        self.count_sync(began.elapsed());
+        let meta = data.metadata().map_err(Error::store("examine", &target))?;
+        self.verified.remember(digest, Identity::of(&meta));
         Ok(())
     }
 

@@ -8,7 +8,7 @@ use std::io::{self, Read};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::time::Instant;
@@ -16,16 +16,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::layout::start_write_back;
 use super::lock::Passing;
-use super::verified::Identity;
 use super::{Disk, Store, layout, off};
 use crate::content::file::PIECE;
 use crate::error::{Error, Result};
 use crate::oci::{Algorithm, Descriptor, Digest, Hasher};
 
-/// How many may be begun and not ended, over all processes.
-const MAX_OPEN: usize = 1024;
-/// One that did not grow for so long is removed when another one begins.
-const MAX_IDLE: Duration = Duration::from_secs(24 * 60 * 60);
 /// Bytes that are left free on the disk, for the rest of the machine.
 const KEEP_FREE: u64 = 64 << 20;
 /// How long somebody else may hold one that is to go on.
@@ -282,82 +277,53 @@ impl Inner {
     }
 }
 
-impl Disk {
-    /// Removes what nobody went on with, and refuses when there is too much all the same.
-    fn make_room(&self) -> Result<()> {
-        let mut open = 0;
-        for (id, meta) in self.uploads()? {
-            let idle = meta.modified().ok().and_then(|time| SystemTime::now().duration_since(time).ok());
-            match idle.is_some_and(|idle| idle >= MAX_IDLE) && self.drop_upload(&id)? {
-                true => {}
-                false => open += 1,
-            }
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_blob_that_nobody_named_before_is_named_by_its_bytes() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let mut receiving = store.receive().await.unwrap();
+        receiving.write(Bytes::from_static(b"0123")).await.unwrap();
+        receiving.write(Bytes::from_static(b"456789")).await.unwrap();
+        assert_eq!(receiving.offset(), 10);
+        let blob = receiving.commit(None).await.unwrap();
+        assert_eq!((&blob.digest, blob.size), (&Digest::of(b"0123456789"), 10));
+        assert!(store.whole(&blob).await.unwrap());
+    }
+
+    #[tokio::test]
+    async fn another_process_goes_on_and_one_at_a_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let mut receiving = store.receive().await.unwrap();
+        receiving.write(Bytes::from_static(b"01234")).await.unwrap();
+        let id = receiving.pause().id().to_owned();
+
+        let store = Store::open(dir.path()).unwrap();
+        let pending = Pending::named(&id).unwrap();
+        let mut receiving = store.resume(pending.clone()).await.unwrap();
+        tokio::time::pause();
+        assert!(matches!(store.resume(pending.clone()).await, Err(Error::Busy { .. })));
+        assert_eq!(store.received(&pending).await.unwrap(), 5);
+        receiving.write(Bytes::from_static(b"56789")).await.unwrap();
+        let wrong = receiving.commit(Some(&Digest::of(b"other"))).await;
+        assert!(matches!(wrong, Err(Error::Verification { .. })));
+        let receiving = store.resume(pending.clone()).await.unwrap();
+        let blob = receiving.commit(Some(&Digest::of(b"0123456789"))).await.unwrap();
+        assert!(store.whole(&blob).await.unwrap());
+        assert!(matches!(store.resume(pending).await, Err(Error::NotFound { .. })));
+    }
+
+    #[test]
+    fn only_what_a_store_gave_is_a_name() {
+        for id in
+            ["", "..", "0123", &"g".repeat(32), &"A".repeat(32), &"0".repeat(33), "../../../../../../../../etc/passwd"]
+        {
+            assert!(Pending::named(id).is_none(), "{id}");
         }
-        match open < MAX_OPEN {
-            true => Ok(()),
-            false => Err(Error::Limit(format!("{open} uploads are begun and not ended"))),
-        }
-    }
-
-    /// The uploads that were begun and not ended.
-    pub(super) fn uploads(&self) -> Result<Vec<(String, fs::Metadata)>> {
-        let folder = self.paths.uploads();
-        let entries = match fs::read_dir(&folder) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            entries => entries.map_err(Error::store("list", &folder))?,
-        };
-        let mut uploads = Vec::new();
-        for entry in entries {
-            let entry = entry.map_err(Error::store("list", &folder))?;
-            let name = entry.file_name();
-            let id = name.to_str().and_then(|name| name.strip_suffix(".data")).and_then(Pending::named);
-            // It may have been ended since it was listed.
-            if let (Some(pending), Ok(meta)) = (id, entry.metadata()) {
-                uploads.push((pending.id, meta));
-            }
-        }
-        Ok(uploads)
-    }
-
-    /// Removes an upload unless somebody writes it; whether it is gone.
-    pub(super) fn drop_upload(&self, id: &str) -> Result<bool> {
-        let (data, lock) = (self.paths.upload(id, "data"), self.paths.upload(id, "lock"));
-        let Some(_lock) = Passing::take(lock.clone()).map_err(Error::store("lock", lock))? else { return Ok(false) };
-        layout::remove(&data).map_err(Error::store("remove", &data))?;
-        Ok(true)
-    }
-
-    fn no_upload(&self, id: &str) -> Error {
-        let why = "it was ended or given up; begin again".into();
-        Error::NotFound { what: format!("upload {id}"), place: self.paths.root.display().to_string(), why }
-    }
-
-    fn held(&self, id: &str) -> Error {
-        Error::Busy {
-            what: format!("upload {id}"),
-            place: self.paths.root.display().to_string(),
-            status: 503,
-            retry_after: None,
-            why: "somebody else is writing it".into(),
-        }
-    }
-
-    /// Makes a file whose bytes were found to be `digest` the blob of that name: read-only, set back in time, durable.
-    pub(super) fn put_in_place(
-        &self,
-        data: &File,
-        from: &std::path::Path,
-        digest: &Digest,
-        sync: impl FnOnce(&File) -> io::Result<()>,
-    ) -> Result<()> {
-        let began = std::time::Instant::now();
-        super::partial::seal(data).and_then(|()| sync(data)).map_err(Error::store("sync", from))?;
-        let target = self.paths.blob(digest);
-        fs::rename(from, &target).map_err(Error::store("put the blob in place at", &target))?;
-        self.sync_blobs(digest.algorithm())?;
-        self.count_sync(began.elapsed());
-        let meta = data.metadata().map_err(Error::store("examine", &target))?;
-        self.verified.remember(digest, Identity::of(&meta));
-        Ok(())
+        assert!(Pending::named(Pending::new().unwrap().id()).is_some());
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, header};
 use http_body_util::BodyExt;
-use hyper::body::{Body as _, Incoming};
+use hyper::body::{Body, Incoming};
 
 use crate::content::file::PIECE;
 use crate::serve::failure::Failure;
@@ -17,7 +17,7 @@ const DRAIN: usize = 8 << 20;
 const DRAIN_PATIENCE: Duration = Duration::from_secs(2);
 
 /// The next bytes; `None` at the end.
-pub(super) async fn next(body: &mut Incoming) -> Result<Option<Bytes>, Failure> {
+pub(super) async fn next(body: &mut (impl Body<Data = Bytes> + Unpin)) -> Result<Option<Bytes>, Failure> {
     loop {
         let Ok(frame) = tokio::time::timeout(STALL, body.frame()).await else { return Err(Failure::stalled()) };
         match frame.transpose().map_err(|_| Failure::cut())? {
@@ -111,6 +111,16 @@ impl Chunk {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tokio::time::Instant;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_of_which_nothing_comes_is_given_up() {
+        let mut body =
+            http_body_util::StreamBody::new(futures::stream::pending::<Result<hyper::body::Frame<_>, String>>());
+        let before = Instant::now();
+        assert_eq!(next(&mut body).await.unwrap_err().status(), 408);
+        assert_eq!(before.elapsed(), STALL);
+    }
 
     #[test]
     fn only_a_range_that_makes_sense_is_one() {
