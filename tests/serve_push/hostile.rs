@@ -110,8 +110,10 @@ async fn uploads_that_nobody_ends_are_bounded() {
     let client = registry.client();
     let mut counts = std::collections::BTreeMap::<u16, usize>::new();
     let first = client.begin("a").await;
+    let begin = client.request(Method::POST, "a/blobs/uploads/").build().unwrap();
+    let one = reqwest::Client::builder().no_proxy().build().unwrap();
     for _ in 0..1100 {
-        let answer = client.send(Method::POST, "a/blobs/uploads/").await;
+        let answer = one.execute(begin.try_clone().unwrap()).await.unwrap();
         *counts.entry(answer.status().as_u16()).or_default() += 1;
     }
     assert_eq!(counts, [(202, 1023), (429, 77)].into());
