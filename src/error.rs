@@ -4,7 +4,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::oci::{Descriptor, Digest, InvalidDigest, InvalidManifest, InvalidPlatform, InvalidReference};
+use crate::oci::{
+    Descriptor, Digest, Index, InvalidDigest, InvalidManifest, InvalidPlatform, InvalidReference, Platform,
+};
 
 /// The result of everything in this library that can fail.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -100,14 +102,6 @@ pub enum Error {
     /// A limit that the user set is reached; what is verified is kept.
     #[error("limit reached: {0}")]
     Limit(String),
-    /// Some of several failed; each was reported by an event when it did.
-    #[error("{failed} of {total} failed")]
-    Several {
-        /// How many failed.
-        failed: usize,
-        /// How many there were.
-        total: usize,
-    },
     /// The user, or the process's owner, asked to stop; what is needed to go on is saved.
     #[error("interrupted; run the same command again to go on")]
     Interrupted,
@@ -187,6 +181,26 @@ impl Error {
             what: expected.digest.to_string(),
             place: place.to_string(),
             why: format!("the bytes received have digest {found}"),
+        }
+    }
+
+    /// `index`, which is `name` at `place`, has nothing for `wanted`. Names at most 20 of what it has.
+    pub fn no_platform(place: impl ToString, name: impl ToString, wanted: &Platform, index: &Index) -> Error {
+        const SHOWN: usize = 20;
+        let offered = index.manifests.iter().filter_map(|child| child.platform.as_ref());
+        // What builders attach to an image stands beside it as a platform of this name.
+        let mut offered: Vec<String> =
+            offered.map(Platform::to_string).filter(|platform| platform != "unknown/unknown").collect();
+        offered.dedup();
+        let more = match offered.len().saturating_sub(SHOWN) {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
+        offered.truncate(SHOWN);
+        Error::NotFound {
+            what: format!("platform {wanted} of {}", name.to_string()),
+            place: place.to_string(),
+            why: format!("it has {}{more}; choose with --platform", offered.join(", ")),
         }
     }
 

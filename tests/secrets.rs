@@ -72,6 +72,7 @@ impl Scene {
         };
         let outputs: Vec<Output> = ways.iter().enumerate().map(pull).collect();
         outputs.iter().for_each(assert_quiet);
+        assert!(outputs.iter().all(|output| output.stderr.contains("path=\"/v2/")), "the log names no request");
         outputs
     }
 

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::output::{pad, percent, shorten, size, width};
+use super::output::{bar, pad, percent, shorten, size, width};
 use crate::oci::Digest;
 
 /// Narrower than this nothing can be read.
@@ -34,17 +34,29 @@ pub struct Layer {
     pub size: u64,
     /// What made it, safe for a terminal.
     pub instruction: Option<String>,
+    /// Images that have it, too, and are not drawn; safe for a terminal.
+    pub elsewhere: Vec<String>,
+}
+
+/// Which images are known, beside those that are drawn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Known {
+    /// No other.
+    Drawn,
+    /// All of the store.
+    Store,
 }
 
 /// Draws `stacks` in `columns` columns.
-pub fn stacks(stacks: &[Stack], columns: usize) -> String {
+pub fn stacks(stacks: &[Stack], known: Known, columns: usize) -> String {
     let columns = columns.clamp(MIN_COLUMNS, MAX_COLUMNS);
     let owners = owners(stacks);
+    let compared = stacks.len() > 1 || known == Known::Store;
     let largest = stacks.iter().flat_map(|stack| &stack.layers).map(|layer| layer.size).max().unwrap_or(0);
     let mut drawing = stacks
         .iter()
         .enumerate()
-        .map(|(at, stack)| Drawing { at, stack, owners: &owners, largest, columns }.draw())
+        .map(|(at, stack)| Drawing { at, stack, owners: &owners, compared, largest, columns }.draw())
         .collect::<Vec<_>>()
         .join("\n");
     if stacks.len() > 1 {
@@ -97,6 +109,8 @@ struct Drawing<'a> {
     at: usize,
     stack: &'a Stack,
     owners: &'a BTreeMap<&'a Digest, BTreeSet<usize>>,
+    /// Whether a layer may be said to be in no other image.
+    compared: bool,
     largest: u64,
     columns: usize,
 }
@@ -104,7 +118,7 @@ struct Drawing<'a> {
 impl Drawing<'_> {
     fn draw(&self) -> String {
         let mut lines = vec![self.title()];
-        let mut above: Option<BTreeSet<usize>> = None;
+        let mut above: Option<Vec<String>> = None;
         for (at, layer) in self.stack.layers.iter().enumerate().rev() {
             let sharers = self.sharers(layer);
             if above.as_ref() != Some(&sharers) {
@@ -139,21 +153,23 @@ impl Drawing<'_> {
         }
     }
 
-    /// The other images that have `layer`.
-    fn sharers(&self, layer: &Layer) -> BTreeSet<usize> {
-        let mut owners = self.owners.get(&layer.digest).cloned().unwrap_or_default();
-        owners.remove(&self.at);
-        owners
+    /// The other images that have `layer`: letters of those that are drawn, names of the others.
+    fn sharers(&self, layer: &Layer) -> Vec<String> {
+        let drawn = self.owners.get(&layer.digest).into_iter().flatten().filter(|at| **at != self.at);
+        drawn.map(|at| letter(*at)).chain(layer.elsewhere.iter().cloned()).collect()
     }
 
     /// What is said about the run of layers that begins at `top` and goes down.
-    fn label(&self, top: usize, sharers: &BTreeSet<usize>) -> String {
-        let run = self.stack.layers[..=top].iter().rev().take_while(|layer| self.sharers(layer) == *sharers);
+    fn label(&self, top: usize, sharers: &[String]) -> String {
+        let run = self.stack.layers[..=top].iter().rev().take_while(|layer| self.sharers(layer) == sharers);
         let bytes = size(total(run.map(|layer| layer.size)));
-        let names: Vec<String> = sharers.iter().map(|&at| letter(at)).collect();
-        match (names.is_empty(), self.owners.len()) {
-            (true, _) => format!(" {bytes} only here "),
-            _ => format!(" {bytes} shared with {} ", names.join(", ")),
+        // All letters, and one name.
+        let shown = sharers.len() - self.stack.layers[top].elsewhere.len().saturating_sub(1);
+        match (&sharers[..shown], sharers.len() - shown) {
+            ([], _) if self.compared => format!(" {bytes} only here "),
+            ([], _) => format!(" {bytes} "),
+            (names, 0) => format!(" {bytes} shared with {} ", names.join(", ")),
+            (names, more) => format!(" {bytes} shared with {} +{more} ", names.join(", ")),
         }
     }
 
@@ -177,12 +193,11 @@ impl Drawing<'_> {
 
     /// How big the layer is beside the largest of all images.
     fn bar(&self, bytes: u64) -> String {
-        const EIGHTHS: [&str; 8] = ["", "▏", "▎", "▍", "▌", "▋", "▊", "▉"];
         let eighths = match self.largest {
             0 => 0,
             largest => (u128::from(bytes) * (BAR as u128 * 8)).div_ceil(u128::from(largest)) as usize,
         };
-        pad(&("█".repeat(eighths / 8) + EIGHTHS[eighths % 8]), BAR)
+        pad(&bar(eighths), BAR)
     }
 }
 
@@ -204,6 +219,7 @@ mod tests {
             digest: Digest::of(instruction.as_bytes()),
             size: *size,
             instruction: Some(instruction.to_string()),
+            elsewhere: Vec::new(),
         };
         Stack { name: name.into(), platform: "linux/amd64".into(), layers: layers.iter().map(layer).collect() }
     }
@@ -223,18 +239,28 @@ mod tests {
 
     #[test]
     fn stacks_show_what_they_share_on_80_columns() {
-        insta::assert_snapshot!(stacks(&samples(), 80));
+        insta::assert_snapshot!(stacks(&samples(), Known::Drawn, 80));
     }
 
     #[test]
     fn one_stack_alone_is_all_its_own() {
-        insta::assert_snapshot!(stacks(&samples()[..1], 60));
+        insta::assert_snapshot!(stacks(&samples()[..1], Known::Store, 60));
+    }
+
+    #[test]
+    fn images_of_the_store_that_are_not_drawn_are_named() {
+        let mut one = stack("a:1", &[(20, "base"), (10, "own")]);
+        one.layers[0].elsewhere = ["b:1", "c:1", "d:1"].map(str::to_owned).to_vec();
+        let drawing = stacks(&[one.clone()], Known::Store, 60);
+        assert!(drawing.contains(" 20 B shared with b:1 +2 ") && drawing.contains(" 10 B only here "), "{drawing}");
+        assert!(stacks(&[one.clone(), one], Known::Store, 60).contains("shared with B, b:1 +2 "));
+        assert!(!stacks(&[stack("a:1", &[(10, "own")])], Known::Drawn, 60).contains("only here"));
     }
 
     #[test]
     fn no_line_is_wider_than_asked_for() {
         for columns in [40, 50, 80, 100, 200] {
-            let drawing = stacks(&samples(), columns);
+            let drawing = stacks(&samples(), Known::Drawn, columns);
             assert!(drawing.lines().take_while(|line| !line.contains("images,")).all(|line| width(line) <= columns));
         }
     }
@@ -248,7 +274,7 @@ mod tests {
 
     #[test]
     fn a_long_name_has_a_line_of_its_own() {
-        let drawing = stacks(&[stack("registry.example:5000/a/b/nginx:1.29", &[(10, "a")])], 40);
+        let drawing = stacks(&[stack("registry.example:5000/a/b/nginx:1.29", &[(10, "a")])], Known::Drawn, 40);
         assert!(drawing.starts_with("A   registry.example:5000/a/b/nginx:1.29\n    1 layer, 10 B\n    ┌"), "{drawing}");
     }
 

@@ -1,8 +1,9 @@
 //! Exit codes, and how an error is told. `docs/exit-codes.md` has the table for users.
 
-use std::io::{self, IsTerminal as _};
+use std::io;
 
 use super::output::{escape, note};
+use super::progress::Surroundings;
 use crate::error::{Error, Fault};
 
 /// The command line, a configuration or a name makes no sense.
@@ -24,7 +25,6 @@ pub fn of(error: &Error) -> u8 {
         Error::Network { .. } | Error::Busy { .. } => 5,
         Error::Store { .. } => 7,
         Error::Limit(_) => 8,
-        Error::Several { .. } => SEVERAL,
         Error::Interrupted => INTERRUPTED,
         Error::Invalid { .. } | Error::Refused { .. } => 1,
     }
@@ -106,11 +106,9 @@ fn next_step(error: &Error) -> Option<String> {
 }
 
 fn with_colour(text: String) -> String {
-    let is_plain = std::env::var_os("NO_COLOR").is_some_and(|v| !v.is_empty())
-        || std::env::var_os("TERM").is_some_and(|term| term == "dumb")
-        || !io::stderr().is_terminal();
+    let here = Surroundings::here();
     match text.strip_prefix("error:") {
-        Some(rest) if !is_plain => format!("\u{1b}[1;31merror:\u{1b}[0m{rest}"),
+        Some(rest) if here.terminal && here.colour => format!("\u{1b}[1;31merror:\u{1b}[0m{rest}"),
         _ => text,
     }
 }

@@ -7,7 +7,7 @@ use super::config::{Flags, RegistryFlags};
 use crate::content::Source;
 use crate::error::{Error, Result};
 use crate::oci::config::MAX_CONFIG_SIZE;
-use crate::oci::{Config, Descriptor, Image, Index, Manifest, Platform, RawManifest, Reference};
+use crate::oci::{Config, Descriptor, Image, Manifest, Platform, RawManifest, Reference};
 
 /// Indexes within indexes that are followed, at most.
 const MAX_DEPTH: usize = 8;
@@ -76,7 +76,10 @@ pub async fn manifest_for(source: &dyn Source, root: &Descriptor, platform: &Pla
         let manifest = source.manifest(&descriptor).await?;
         match read(source, &manifest)? {
             Manifest::Image(_) => return Ok(manifest),
-            Manifest::Index(index) => descriptor = choose(source, &manifest, &index, platform)?,
+            Manifest::Index(index) => {
+                let none = || Error::no_platform(source.place(), &manifest.digest, platform, &index);
+                descriptor = index.best(platform).ok_or_else(none)?.clone();
+            }
         }
     }
     Err(Error::Invalid {
@@ -84,27 +87,6 @@ pub async fn manifest_for(source: &dyn Source, root: &Descriptor, platform: &Pla
         place: source.place(),
         why: format!("more than {MAX_DEPTH} indexes within each other"),
     })
-}
-
-fn choose(source: &dyn Source, raw: &RawManifest, index: &Index, platform: &Platform) -> Result<Descriptor> {
-    let rank = |child: &Descriptor| child.platform.as_ref().and_then(|offered| platform.rank(offered));
-    let ranked = index.manifests.iter().filter_map(|child| Some((rank(child)?, child)));
-    // The first of equals, as every engine does.
-    if let Some((_, child)) = ranked.min_by_key(|(rank, _)| *rank) {
-        return Ok(child.clone());
-    }
-    match index.manifests.as_slice() {
-        [only] if only.platform.is_none() => Ok(only.clone()),
-        children => {
-            let offered: Vec<String> =
-                children.iter().filter_map(|child| Some(child.platform.as_ref()?.to_string())).collect();
-            Err(Error::NotFound {
-                what: format!("{platform} in {}", raw.digest),
-                place: source.place(),
-                why: format!("it has {}; choose one with --platform", offered.join(", ")),
-            })
-        }
-    }
 }
 
 fn read(source: &dyn Source, manifest: &RawManifest) -> Result<Manifest> {
@@ -188,10 +170,7 @@ mod tests {
         assert_eq!(seen.config().architecture, "amd64");
         assert!(seen.root.media_type.is_index());
         let missing = look(&shelf, &name, &"linux/s390x".parse().unwrap()).await.unwrap_err();
-        assert!(
-            missing.to_string().contains("it has linux/arm64, linux/amd64; choose one with --platform"),
-            "{missing}"
-        );
+        assert!(missing.to_string().contains("it has linux/arm64, linux/amd64; choose with --platform"), "{missing}");
     }
 
     #[tokio::test]

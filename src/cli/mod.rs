@@ -7,16 +7,16 @@
 //! - [`progress`]: what happens, shown.
 //! - [`output`], [`exit`]: results, errors and exit codes.
 
-pub mod args;
+mod args;
 mod commands;
-pub mod config;
+mod config;
 mod draw;
-pub mod exit;
+mod exit;
 mod image;
-pub mod output;
+mod output;
 mod patient;
-pub mod place;
-pub mod progress;
+mod place;
+mod progress;
 mod results;
 mod signals;
 mod template;
@@ -43,7 +43,7 @@ const MAX_WORKERS: usize = 4;
 
 /// How results are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub enum Format {
+pub(crate) enum Format {
     /// For people
     Text,
     /// For programs
@@ -51,7 +51,7 @@ pub enum Format {
 }
 
 /// What every command has.
-pub struct Context {
+pub(crate) struct Context {
     /// The settings in force.
     pub settings: Settings,
     /// Ends every wait.
@@ -157,12 +157,12 @@ impl Context {
     }
 }
 
-/// `-v` shows what this program traces, `-vv` every request. An error that nobody else tells, as that of a server which
+/// `-v` shows what is found out and decided on the way, `-vv` every request and its answer, too. An error that nobody else tells, as that of a server which
 /// finds a damaged blob, is shown always.
 fn tracing_to_stderr(verbosity: u8) {
     let level = match verbosity {
         0 => "layerpull=error",
-        1 => "layerpull=info",
+        1 => "layerpull=debug",
         _ => "layerpull=trace",
     };
     let filter = tracing_subscriber::EnvFilter::new(level);

@@ -93,6 +93,12 @@ pub fn percent(part: u64, whole: u64) -> u64 {
     }
 }
 
+/// A bar of so many eighths of a column.
+pub fn bar(eighths: usize) -> String {
+    const EDGES: [&str; 8] = ["", "▏", "▎", "▍", "▌", "▋", "▊", "▉"];
+    "█".repeat(eighths / 8) + EDGES[eighths % 8]
+}
+
 /// How many columns `text` takes.
 pub fn width(text: &str) -> usize {
     text.width()
@@ -134,6 +140,11 @@ pub fn table(rows: &[Vec<String>]) -> String {
         text.push('\n');
         text
     })
+}
+
+/// Texts of a server, one a line.
+pub fn lines(texts: &[String]) -> String {
+    texts.iter().map(|text| escape(text) + "\n").collect()
 }
 
 /// `value` as JSON over several lines, indented as skopeo does, safe for a terminal, with a line break at the end.
@@ -251,5 +262,11 @@ mod tests {
     fn cells_line_up() {
         let rows = [vec!["A".into(), "B".into()], vec!["ccc".into(), "d".into()]];
         assert_eq!(table(&rows), "A    B\nccc  d\n");
+    }
+
+    #[test]
+    fn a_tag_of_a_hostile_registry_stays_on_its_line() {
+        assert_eq!(lines(&["1".into(), "2\n\u{1b}[31m".into()]), "1\n2\\n\\u{1b}[31m\n");
+        assert_eq!(lines(&[]), "");
     }
 }

@@ -90,6 +90,18 @@ pub fn layout_version(dir: &Path) -> io::Result<String> {
     Ok(marker.image_layout_version)
 }
 
+/// Larger files of configuration are not read, in bytes.
+const MAX_CONFIGURATION: u64 = 1024 * 1024;
+
+/// The text of a file of configuration or credentials, of at most 1 MiB. A pipe will do, as a shell makes them.
+///
+/// # Errors
+/// Those of the system; `FileTooLarge`, `InvalidData` when it is not UTF-8.
+pub fn read_configuration(path: &Path) -> io::Result<String> {
+    let bytes = read_all(File::open(path)?, MAX_CONFIGURATION)?;
+    String::from_utf8(bytes).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e.utf8_error()))
+}
+
 /// The bytes of the file at `path`, of at most `limit` bytes. Never waits for the other end of a pipe.
 ///
 /// # Errors

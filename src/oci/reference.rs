@@ -7,6 +7,15 @@ use super::Digest;
 
 /// The registry that a name without one means.
 pub const DOCKER_HUB: &str = "docker.io";
+
+/// The host that serves it.
+pub const DOCKER_HUB_HOST: &str = "registry-1.docker.io";
+const DOCKER_HUB_INDEX: &str = "index.docker.io";
+
+/// Whether `host` is one of the names that Docker Hub goes by.
+pub fn is_docker_hub(host: &str) -> bool {
+    [DOCKER_HUB, DOCKER_HUB_INDEX, DOCKER_HUB_HOST].contains(&host)
+}
 const MAX_PATH: usize = 255;
 const MAX_TAG: usize = 128;
 
@@ -165,11 +174,10 @@ fn is_domain(first: &str) -> bool {
 
 fn normalise(domain: Option<&str>, path: &str) -> (String, String) {
     match domain {
-        None | Some("docker.io" | "index.docker.io") if !path.contains('/') => {
-            (DOCKER_HUB.into(), format!("library/{path}"))
-        }
-        None | Some("docker.io" | "index.docker.io") => (DOCKER_HUB.into(), path.into()),
-        Some(domain) => (domain.into(), path.into()),
+        // To docker the serving host is another registry.
+        Some(domain) if ![DOCKER_HUB, DOCKER_HUB_INDEX].contains(&domain) => (domain.into(), path.into()),
+        _ if path.contains('/') => (DOCKER_HUB.into(), path.into()),
+        _ => (DOCKER_HUB.into(), format!("library/{path}")),
     }
 }
 

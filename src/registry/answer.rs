@@ -1,6 +1,6 @@
 //! Answers: what their status means, what their error bodies say, what their headers tell beside it.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -158,41 +158,28 @@ fn parse_retry_after(text: &str) -> Option<Duration> {
     Some(wait.min(MAX_RETRY_AFTER))
 }
 
-/// How many requests a registry still allows, as Docker Hub says in `ratelimit-*` headers.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RateLimit {
-    /// Manifests that may be asked for in a window.
-    pub limit: Option<u64>,
-    /// How many of them are left.
-    pub remaining: u64,
-    /// The window.
-    pub window: Option<Duration>,
-}
-
-/// What answers tell beside their content: warnings, each shown once, and rate limits.
+/// What answers tell beside their content: warnings, and that few requests are left; each shown once.
 pub(super) struct Notices {
     events: Events,
     warned: Mutex<HashSet<String>>,
-    limits: Mutex<HashMap<String, RateLimit>>,
 }
 
 const MAX_WARNINGS: usize = 64;
-const MAX_LIMITS: usize = 256;
 
 impl Notices {
     pub(super) fn new(events: Events) -> Notices {
-        Notices { events, warned: Mutex::default(), limits: Mutex::default() }
-    }
-
-    /// The last rate limit that a host told.
-    pub(super) fn rate_limit(&self, place: &str) -> Option<RateLimit> {
-        self.limits.lock().unwrap_or_else(PoisonError::into_inner).get(place).cloned()
+        Notices { events, warned: Mutex::default() }
     }
 
     /// Shows a warning that was not shown before.
     pub(super) fn warn(&self, text: String) {
+        self.warn_of(text.clone(), text);
+    }
+
+    /// Shows a warning, unless one of the same `subject` was shown before.
+    fn warn_of(&self, subject: String, text: String) {
         let mut warned = self.warned.lock().unwrap_or_else(PoisonError::into_inner);
-        if warned.len() < MAX_WARNINGS && warned.insert(text.clone()) {
+        if warned.len() < MAX_WARNINGS && warned.insert(subject) {
             self.events.on(&Event::Warning { text });
         }
     }
@@ -203,11 +190,8 @@ impl Notices {
                 self.warn(format!("{place}: {}", told.hidden_in(&text)));
             }
         }
-        if let Some(limit) = rate_limit(headers) {
-            let mut limits = self.limits.lock().unwrap_or_else(PoisonError::into_inner);
-            if limits.len() < MAX_LIMITS || limits.contains_key(place) {
-                limits.insert(place.to_owned(), limit);
-            }
+        if let Some(few) = few_left(headers) {
+            self.warn_of(format!("the rate limit of {place}"), format!("{place} allows {few}"));
         }
     }
 }
@@ -219,10 +203,19 @@ fn warning_text(header: &str) -> Option<String> {
     Some(cut(&text, MAX_MESSAGE))
 }
 
-fn rate_limit(headers: &HeaderMap) -> Option<RateLimit> {
-    let read = |name: &str| headers.get(name)?.to_str().ok();
-    let (remaining, window) = counted(read("ratelimit-remaining")?)?;
-    Some(RateLimit { limit: read("ratelimit-limit").and_then(counted).map(|(n, _)| n), remaining, window })
+/// What is left of a rate limit, as Docker Hub tells it in `ratelimit-*` headers, when it is less than a tenth.
+fn few_left(headers: &HeaderMap) -> Option<String> {
+    let read = |name: &str| counted(headers.get(name)?.to_str().ok()?);
+    let ((remaining, window), (limit, _)) = (read("ratelimit-remaining")?, read("ratelimit-limit")?);
+    if remaining.saturating_mul(10) >= limit {
+        return None;
+    }
+    let window = match window.map(|window| window.as_secs()) {
+        None => String::new(),
+        Some(seconds) if seconds % 3600 == 0 => format!(" in {} h", seconds / 3600),
+        Some(seconds) => format!(" in {seconds} s"),
+    };
+    Some(format!("{remaining} more of {limit} requests{window}"))
 }
 
 /// `99;w=21600`: a number and a window in seconds.
@@ -235,6 +228,8 @@ fn counted(text: &str) -> Option<(u64, Option<Duration>)> {
 
 #[cfg(test)]
 mod tests {
+    use reqwest::header::{HeaderName, HeaderValue};
+
     use super::*;
 
     #[test]
@@ -269,12 +264,17 @@ mod tests {
     }
 
     #[test]
-    fn rate_limits_are_read_from_docker_hubs_headers() {
-        let mut headers = HeaderMap::new();
-        assert_eq!(rate_limit(&headers), None);
-        headers.insert("ratelimit-limit", "100;w=21600".parse().unwrap());
-        headers.insert("ratelimit-remaining", "99;w=21600".parse().unwrap());
-        let window = Some(Duration::from_secs(21600));
-        assert_eq!(rate_limit(&headers), Some(RateLimit { limit: Some(100), remaining: 99, window }));
+    fn few_requests_left_are_read_from_docker_hubs_headers() {
+        let few = |limit: &'static str, remaining: &'static str| {
+            let header = |name, value: &'static str| (HeaderName::from_static(name), HeaderValue::from_static(value));
+            few_left(
+                &[header("ratelimit-limit", limit), header("ratelimit-remaining", remaining)].into_iter().collect(),
+            )
+        };
+        assert_eq!(few("100;w=21600", "9;w=21600").as_deref(), Some("9 more of 100 requests in 6 h"));
+        assert_eq!(few("100", "0").as_deref(), Some("0 more of 100 requests"));
+        assert_eq!(few("100;w=21600", "10;w=21600"), None);
+        assert_eq!(few("many", "1"), None);
+        assert_eq!(few_left(&HeaderMap::new()), None);
     }
 }

@@ -40,6 +40,14 @@ impl Credential {
         Credential::Password { user: user.into(), password: password.into() }
     }
 
+    /// A user and what proves it; for tokens the user is `<token>`, as credential helpers have it.
+    pub fn pair(&self) -> (&str, &Secret) {
+        match self {
+            Credential::Password { user, password } => (user, password),
+            Credential::IdentityToken(token) | Credential::RegistryToken(token) => ("<token>", token),
+        }
+    }
+
     /// What a credential helper or a file means: the user `<token>` marks a refresh token.
     fn of_pair(user: &str, secret: &str) -> Credential {
         match user {

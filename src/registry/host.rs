@@ -1,4 +1,4 @@
-//! A host that is asked: its address, and whether it speaks TLS (CONVENTIONS of docker: loopback may speak plain HTTP).
+//! A host that is asked: its address, and whether it speaks TLS (as docker does, loopback may speak plain HTTP).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,11 +13,10 @@ use super::proxy::is_loopback;
 use super::tls::{self, Trust};
 use super::{Options, Verify};
 use crate::error::{Error, Fault, Result};
-use crate::oci::reference::DOCKER_HUB;
+use crate::oci::reference::{DOCKER_HUB, DOCKER_HUB_HOST};
 
 /// How long a host may think before it answers the beginning of a TLS handshake.
 const PROBE_TIME: Duration = Duration::from_secs(10);
-const HUB_HOST: &str = "registry-1.docker.io";
 
 /// One host of a registry.
 #[derive(Debug)]
@@ -39,7 +38,7 @@ enum Plain {
 impl Host {
     /// The host of the registry that references name `registry`.
     pub(super) fn new(registry: &str, options: &Options) -> Host {
-        let authority = if registry == DOCKER_HUB { HUB_HOST } else { registry };
+        let authority = if registry == DOCKER_HUB { DOCKER_HUB_HOST } else { registry };
         let insecure = options.insecure.covers(registry) || options.insecure.covers(authority);
         let allowed = insecure || options.verify == Verify::Never || is_loopback(name_of(authority));
         let plain = if allowed { Plain::Fallback } else { Plain::Never };
@@ -49,11 +48,6 @@ impl Host {
     /// The name that references use.
     pub(super) fn registry(&self) -> &str {
         &self.registry
-    }
-
-    /// The host that is contacted, with its port where it is not the usual one.
-    pub(super) fn authority(&self) -> &str {
-        &self.authority
     }
 
     /// Whether the user, or loopback, allows less than verified TLS.

@@ -61,10 +61,10 @@ impl Http {
         let told = Told::by(&request.headers, request.body.as_deref());
         *outgoing.headers_mut() = request.headers;
         *outgoing.body_mut() = request.body.map(reqwest::Body::from);
-        tracing::debug!(method = %request.method, host = %place, path = request.url.path(), "request");
+        tracing::trace!(method = %request.method, host = %place, path = request.url.path(), "request");
         let stall = self.options.stall;
         let response = client.execute(outgoing).await.map_err(|e| fault(&place, &request.what, e, stall))?;
-        tracing::debug!(status = response.status().as_u16(), host = %place, path = request.url.path(), "answer");
+        tracing::trace!(status = response.status().as_u16(), host = %place, path = request.url.path(), "answer");
         self.notices.read(&place, response.headers(), &told);
         // The body of a failure only decorates a message.
         let encoding = foreign_encoding(response.headers()).filter(|_| response.status().is_success());
@@ -102,7 +102,6 @@ impl Http {
         let configured = folder.is_some() || !files.is_empty();
         let loopback = url.host_str().is_some_and(|h| is_loopback(h.trim_matches(['[', ']'])));
         let anyone = match self.options.verify {
-            Verify::Always => false,
             Verify::Never => true,
             Verify::Usual => self.options.insecure.covers(&authority) || (loopback && !configured),
         };

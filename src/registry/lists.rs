@@ -125,7 +125,7 @@ impl Pages {
         self.more = false;
         let links = answer.response.headers().get_all("link").iter().filter_map(|value| value.to_str().ok());
         if let Some(link) = links.filter_map(next_link).next() {
-            let path = next_path(&answer.url, link).map_err(|why| answer.protocol(why))?;
+            let path = next_path(session.base().await?, &answer.url, link).map_err(|why| answer.protocol(why))?;
             if self.seen.contains(&path) || self.seen.len() >= MAX_PAGES {
                 return Err(answer.protocol("the pages of the list have no end"));
             }
@@ -170,10 +170,11 @@ fn next_link(header: &str) -> Option<&str> {
     None
 }
 
-/// Path and query of the next page, which must be at the same place: credentials go there.
-fn next_path(current: &Url, link: &str) -> Result<String, String> {
+/// Path and query of the next page, which must be at the registry itself (`base`), wherever this page came from
+/// (`current`): credentials go there.
+fn next_path(base: &Url, current: &Url, link: &str) -> Result<String, String> {
     let next = current.join(link).map_err(|e| format!("the next page has no usable address: {e}"))?;
-    if !same_origin(current, &next) {
+    if !same_origin(base, &next) {
         return Err("the next page is at another host".into());
     }
     Ok(next.query().map_or_else(|| next.path().to_owned(), |query| format!("{}?{query}", next.path())))
@@ -194,11 +195,16 @@ mod tests {
 
     #[test]
     fn the_next_page_is_at_the_same_place() {
-        let current: Url = "http://h:5000/v2/a/tags/list?n=1".parse().unwrap();
-        assert_eq!(next_path(&current, "/v2/a/tags/list?last=b").unwrap(), "/v2/a/tags/list?last=b");
-        assert_eq!(next_path(&current, "list?last=b").unwrap(), "/v2/a/tags/list?last=b");
-        assert!(next_path(&current, "http://other:5000/v2/").is_err());
-        assert!(next_path(&current, "https://h:5000/v2/").is_err());
+        let base: Url = "http://h:5000/".parse().unwrap();
+        let next = |current: &str, link: &str| next_path(&base, &current.parse().unwrap(), link);
+        let list = "http://h:5000/v2/a/tags/list?n=1";
+        assert_eq!(next(list, "/v2/a/tags/list?last=b").unwrap(), "/v2/a/tags/list?last=b");
+        assert_eq!(next(list, "list?last=b").unwrap(), "/v2/a/tags/list?last=b");
+        assert!(next(list, "http://other:5000/v2/").is_err());
+        assert!(next(list, "https://h:5000/v2/").is_err());
+        assert!(next(list, "//other:5000/v2/").is_err());
+        assert!(next("http://other:5000/list", "/v2/").is_err());
+        assert!(next("http://other:5000/list", "http://h:5000/v2/").is_ok());
     }
 
     #[test]

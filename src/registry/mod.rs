@@ -30,7 +30,6 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-pub use answer::RateLimit;
 use auth::Access;
 pub use credentials::Credential;
 use credentials::Credentials;
@@ -40,7 +39,6 @@ use credentials::login::{forget, keep};
 pub use environment::Environment;
 use host::Host;
 use http::Http;
-pub use policy::Signatures;
 pub use repository::Repository;
 pub use secret::Secret;
 use session::{Ask, Session};
@@ -64,8 +62,6 @@ pub struct Options {
     pub authfile: Option<PathBuf>,
     /// Credentials for every registry that asks, instead of those in files.
     pub credential: Option<Credential>,
-    /// What is done with scopes of the trust policy that demand signatures.
-    pub signatures: Signatures,
     /// How long connecting may take.
     pub connect_timeout: Duration,
     /// How long nothing may come before a request is given up.
@@ -85,7 +81,6 @@ impl Default for Options {
             cert_dir: None,
             authfile: None,
             credential: None,
-            signatures: Signatures::Refuse,
             connect_timeout: Duration::from_secs(30),
             stall: Duration::from_secs(20),
             user_agent: concat!("layerpull/", env!("CARGO_PKG_VERSION")).into(),
@@ -110,8 +105,6 @@ pub enum Insecure {
 pub enum Verify {
     /// But for insecure hosts, and loopback hosts that no certificate is given for.
     Usual,
-    /// Always, also on loopback.
-    Always,
     /// Never, and plain HTTP is spoken where there is no TLS (`--tls-verify=false`).
     Never,
 }
@@ -124,7 +117,6 @@ pub struct Registry {
 
 struct Shared {
     options: Arc<Options>,
-    events: Events,
     http: Arc<Http>,
     credentials: Arc<Credentials>,
     sessions: Mutex<HashMap<String, Arc<Session>>>,
@@ -134,13 +126,13 @@ impl Registry {
     /// Registries that are reached as `options` say. Reads no file and opens no connection.
     pub fn new(options: Options, events: Events) -> Registry {
         let options = Arc::new(options);
-        let http = Arc::new(Http::new(options.clone(), events.clone()));
+        let http = Arc::new(Http::new(options.clone(), events));
         let credentials = Arc::new(Credentials::new(
             options.environment.clone(),
             options.authfile.clone(),
             options.credential.clone(),
         ));
-        Registry { shared: Arc::new(Shared { options, events, http, credentials, sessions: Mutex::default() }) }
+        Registry { shared: Arc::new(Shared { options, http, credentials, sessions: Mutex::default() }) }
     }
 
     /// The repository of `name`, to read from. Asks nobody.
@@ -149,7 +141,7 @@ impl Registry {
     /// `Refused` when the trust policy of this machine forbids it.
     pub fn repository(&self, name: &Reference) -> Result<Repository> {
         let options = &self.shared.options;
-        policy::check(&options.environment, name, options.signatures)?;
+        policy::check(&options.environment, name)?;
         Ok(Repository::new(self.session(name.registry()), name))
     }
 
@@ -192,17 +184,6 @@ impl Registry {
     pub async fn logout(&self, host: &str) -> Result<Vec<Kept>> {
         let options = &self.shared.options;
         forget(&options.environment, options.authfile.as_deref(), &normalise(host)).await
-    }
-
-    /// How many requests the registry `host` still allows, if an answer has told.
-    pub fn rate_limit(&self, host: &str) -> Option<RateLimit> {
-        let contacted = Host::new(host, &self.shared.options);
-        self.shared.http.notices().rate_limit(contacted.authority())
-    }
-
-    /// Who is told what happens.
-    pub fn events(&self) -> &Events {
-        &self.shared.events
     }
 
     fn session(&self, registry: &str) -> Arc<Session> {

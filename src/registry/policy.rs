@@ -2,25 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde::Deserialize;
 
 use super::environment::Environment;
+use crate::content::file::read_configuration;
 use crate::error::{Error, Result};
 use crate::oci::Reference;
-
-const MAX_POLICY_SIZE: u64 = 1024 * 1024;
-
-/// What is done with a scope that demands signatures, which this program cannot verify.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Signatures {
-    /// It is refused.
-    #[default]
-    Refuse,
-    /// It is accepted unverified, because the user said so. A `reject` is obeyed all the same.
-    AcceptUnverified,
-}
 
 #[derive(Deserialize)]
 struct Policy {
@@ -39,37 +28,26 @@ struct Requirement {
 ///
 /// # Errors
 /// `Refused`, with the file and the rule; also when the file cannot be read or understood.
-pub(super) fn check(environment: &Environment, name: &Reference, signatures: Signatures) -> Result<()> {
+pub(super) fn check(environment: &Environment, name: &Reference) -> Result<()> {
     let refused = |why: String| Error::Refused { what: name.to_string(), why };
     let Some((file, text)) = read(environment).map_err(&refused)? else { return Ok(()) };
     let policy: Policy = serde_json::from_str(&text)
         .map_err(|e| refused(format!("the trust policy {} cannot be understood: {e}", file.display())))?;
     let (rule, requirements) = policy.rule_for(name);
-    judge(requirements, signatures).map_err(|why| refused(format!("{} ({rule}): {why}", file.display())))
+    judge(requirements).map_err(|why| refused(format!("{} ({rule}): {why}", file.display())))
 }
 
 fn read(environment: &Environment) -> Result<Option<(PathBuf, String)>, String> {
     let own = environment.home().map(|home| home.join(".config/containers/policy.json"));
     let system = environment.system().join("containers/policy.json");
     for file in own.into_iter().chain([system]) {
-        match read_bounded(&file) {
+        match read_configuration(&file) {
             Ok(text) => return Ok(Some((file, text))),
             Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {}
             Err(e) => return Err(format!("the trust policy {} cannot be read: {e}", file.display())),
         }
     }
     Ok(None)
-}
-
-/// Reads a configuration file of at most 1 MiB.
-pub(super) fn read_bounded(file: &Path) -> io::Result<String> {
-    use io::Read as _;
-    let mut text = String::new();
-    let got = std::fs::File::open(file)?.take(MAX_POLICY_SIZE + 1).read_to_string(&mut text)?;
-    match got as u64 > MAX_POLICY_SIZE {
-        true => Err(io::Error::new(io::ErrorKind::FileTooLarge, "larger than 1 MiB")),
-        false => Ok(text),
-    }
 }
 
 impl Policy {
@@ -105,19 +83,18 @@ fn scopes(name: &Reference) -> Vec<String> {
     scopes
 }
 
-fn judge(requirements: &[Requirement], signatures: Signatures) -> Result<(), String> {
+fn judge(requirements: &[Requirement]) -> Result<(), String> {
     if requirements.is_empty() {
         return Err("the rule has no requirements, which accepts nothing".into());
     }
     for requirement in requirements {
-        match (requirement.kind.as_str(), signatures) {
-            ("insecureAcceptAnything", _) => {}
-            ("reject", _) => return Err("the trust policy rejects it".into()),
-            ("signedBy" | "signedBaseLayer" | "sigstoreSigned", Signatures::AcceptUnverified) => {}
-            (kind @ ("signedBy" | "signedBaseLayer" | "sigstoreSigned"), Signatures::Refuse) => {
+        match requirement.kind.as_str() {
+            "insecureAcceptAnything" => {}
+            "reject" => return Err("the trust policy rejects it".into()),
+            kind @ ("signedBy" | "signedBaseLayer" | "sigstoreSigned") => {
                 return Err(format!("the trust policy demands {kind:?}, and signatures cannot be verified here"));
             }
-            (kind, _) => return Err(format!("the trust policy demands {kind:?}, which is unknown")),
+            kind => return Err(format!("the trust policy demands {kind:?}, which is unknown")),
         }
     }
     Ok(())
@@ -127,12 +104,12 @@ fn judge(requirements: &[Requirement], signatures: Signatures) -> Result<(), Str
 mod tests {
     use super::*;
 
-    fn checked(policy: &str, name: &str, signatures: Signatures) -> Result<()> {
+    fn checked(policy: &str, name: &str) -> Result<()> {
         let folder = tempfile::tempdir().unwrap();
         std::fs::create_dir(folder.path().join("containers")).unwrap();
         std::fs::write(folder.path().join("containers/policy.json"), policy).unwrap();
         let environment = Environment::empty().with_system(folder.path());
-        check(&environment, &name.parse().unwrap(), signatures)
+        check(&environment, &name.parse().unwrap())
     }
 
     const ACCEPT: &str = r#"[{"type":"insecureAcceptAnything"}]"#;
@@ -145,7 +122,7 @@ mod tests {
     #[test]
     fn no_policy_at_all_accepts() {
         let name = "h.example/a".parse().unwrap();
-        assert!(check(&Environment::empty(), &name, Signatures::Refuse).is_ok());
+        assert!(check(&Environment::empty(), &name).is_ok());
     }
 
     #[test]
@@ -153,38 +130,34 @@ mod tests {
         for scope in
             ["a.h.example/n/r:1", "a.h.example/n/r", "a.h.example/n", "a.h.example", "*.h.example", "*.example", ""]
         {
-            let error = checked(&rule(scope), "a.h.example/n/r:1", Signatures::AcceptUnverified).unwrap_err();
+            let error = checked(&rule(scope), "a.h.example/n/r:1").unwrap_err();
             let text = error.to_string();
             assert!(text.contains("policy.json") && text.contains(&format!("docker.{scope:?}")), "{text}");
         }
         for scope in ["a.h.example/n/r:2", "a.h.example/n/rr", "h.example", "*.a.h.example", "a.h.example/n/r:1/"] {
-            assert!(checked(&rule(scope), "a.h.example/n/r:1", Signatures::Refuse).is_ok(), "{scope}");
+            assert!(checked(&rule(scope), "a.h.example/n/r:1").is_ok(), "{scope}");
         }
     }
 
     #[test]
     fn the_more_specific_rule_wins() {
         let policy = format!(r#"{{"default":{REJECT},"transports":{{"docker":{{"docker.io/library":{ACCEPT}}}}}}}"#);
-        assert!(checked(&policy, "mysql:8", Signatures::Refuse).is_ok());
-        assert!(checked(&policy, "other/mysql:8", Signatures::Refuse).is_err());
+        assert!(checked(&policy, "mysql:8").is_ok());
+        assert!(checked(&policy, "other/mysql:8").is_err());
     }
 
     #[test]
-    fn demanded_signatures_are_refused_unless_the_user_says_otherwise() {
+    fn demanded_signatures_are_refused() {
         for kind in ["signedBy", "sigstoreSigned"] {
             let policy = format!(r#"{{"default":[{{"type":"{kind}","keyPath":"/k"}}]}}"#);
-            assert!(matches!(checked(&policy, "a", Signatures::Refuse), Err(Error::Refused { .. })));
-            assert!(checked(&policy, "a", Signatures::AcceptUnverified).is_ok());
+            assert!(matches!(checked(&policy, "a"), Err(Error::Refused { .. })));
         }
     }
 
     #[test]
     fn what_cannot_be_understood_accepts_nothing() {
         for policy in ["", "{}", "[]", r#"{"default":[]}"#, r#"{"default":[{"type":"perhaps"}]}"#] {
-            assert!(
-                matches!(checked(policy, "a", Signatures::AcceptUnverified), Err(Error::Refused { .. })),
-                "{policy}"
-            );
+            assert!(matches!(checked(policy, "a"), Err(Error::Refused { .. })), "{policy}");
         }
     }
 }

@@ -33,8 +33,7 @@ impl Ask {
         Ask { method: Method::GET, path: path.into(), accept: None, range: None, access, what: what.into() }
     }
 
-    fn request(&self, base: &Url, authorization: Option<&Authorization>) -> Result<Request> {
-        let url = base.join(&self.path).map_err(|e| Error::Usage(format!("{:?} is no path: {e}", self.path)))?;
+    fn request(&self, base: &Url, authorization: Option<&Authorization>) -> Request {
         let mut headers = HeaderMap::new();
         if let Some(accept) = self.accept {
             headers.insert(ACCEPT, HeaderValue::from_static(accept));
@@ -43,7 +42,16 @@ impl Ask {
         if let Some(authorization) = authorization {
             headers.insert(AUTHORIZATION, authorization.header().clone());
         }
-        Ok(Request { method: self.method.clone(), url, headers, body: None, what: self.what.clone() })
+        Request { method: self.method.clone(), url: self.url(base), headers, body: None, what: self.what.clone() }
+    }
+
+    /// The path at `base`. Not joined: `//other/x` would then lead to another host, and credentials with it.
+    fn url(&self, base: &Url) -> Url {
+        let mut url = base.clone();
+        let (path, query) = self.path.split_once('?').map_or((self.path.as_str(), None), |(p, q)| (p, Some(q)));
+        url.set_path(path);
+        url.set_query(query);
+        url
     }
 }
 
@@ -123,7 +131,7 @@ impl Session {
     }
 
     async fn exchange(&self, ask: &Ask, base: &Url, authorization: Option<&Authorization>) -> Result<Answer> {
-        follow(&self.http, ask.request(base, authorization)?).await
+        follow(&self.http, ask.request(base, authorization)).await
     }
 }
 
@@ -190,6 +198,16 @@ mod tests {
         assert!(check("https://h/", "http://h/").is_err());
         assert!(check("http://h/", "file:///etc/passwd").is_err());
         assert!(check("https://h/", "https://u:p@cdn/").is_err());
+    }
+
+    #[test]
+    fn no_path_leads_to_another_host() {
+        let base: Url = "https://h:5000/".parse().unwrap();
+        let url = |path: &str| Ask::get(path, Access::default(), "x").url(&base).to_string();
+        assert_eq!(url("/v2/a/tags/list?n=1&last=a%2Fb"), "https://h:5000/v2/a/tags/list?n=1&last=a%2Fb");
+        for path in ["//other/x", "https://other/x", "/\\other/x", "@other/x", "?x=//other/"] {
+            assert!(url(path).starts_with("https://h:5000/"), "{path}");
+        }
     }
 
     #[test]

@@ -17,7 +17,7 @@ use crate::error::{Error, Result};
 pub(super) enum Trust {
     /// No TLS at all: connections over plain HTTP.
     Nothing,
-    /// The system's certificate authorities and those of `certificates`.
+    /// The system's certificate authorities and those of these files.
     Authorities {
         /// More authorities.
         files: Vec<PathBuf>,

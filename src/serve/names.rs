@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::failure::Failure;
 use super::routes::Page;
-use crate::oci::reference::DOCKER_HUB;
+use crate::oci::reference::{DOCKER_HUB, is_docker_hub};
 use crate::oci::{Descriptor, Reference};
 
 /// How many repositories an error names.
@@ -102,8 +102,7 @@ fn fits_alone(registry: &str, repository: &str, path: &str) -> bool {
 
 /// Whether `namespace`, as a client wrote it, means `registry`.
 fn same_registry(registry: &str, namespace: &str) -> bool {
-    let hub = ["docker.io", "index.docker.io", "registry-1.docker.io"];
-    registry.eq_ignore_ascii_case(namespace) || (registry == DOCKER_HUB && hub.contains(&namespace))
+    registry.eq_ignore_ascii_case(namespace) || (registry == DOCKER_HUB && is_docker_hub(namespace))
 }
 
 /// One page of a sorted list, and whether there is more.

@@ -10,18 +10,13 @@ use super::{Job, Plan, Platforms, Transfer};
 use crate::content::Root;
 use crate::error::{Error, Result};
 use crate::event::Event;
+use crate::oci::manifest::{MAX_BLOBS, MAX_DEPTH, MAX_MANIFESTS};
 use crate::oci::{Descriptor, Digest, Image, Index, Manifest, Platform, RawManifest};
 
 /// Names, manifests and blobs that are looked up at the same time.
 pub(super) const LOOKUPS: usize = 16;
-/// Indexes inside of indexes; real ones have one or two levels.
-const MAX_DEPTH: usize = 8;
-/// Manifests below one name.
-const MAX_MANIFESTS: usize = 20_000;
 /// Bytes of manifests below one name: they are kept in memory until they are written.
 const MAX_MANIFEST_BYTES: u64 = 64 * 1024 * 1024;
-/// Blobs below one name: what fits into manifests of 4 MiB many times over.
-const MAX_BLOBS: usize = 200_000;
 
 impl Transfer {
     /// Makes the plan for `jobs`. No byte of a blob moves.
@@ -250,7 +245,8 @@ impl Walk {
 fn choose(job: &Job, index: &Index, wanted: &[Platform]) -> Result<Vec<Descriptor>> {
     let mut chosen: Vec<Descriptor> = Vec::new();
     for platform in wanted {
-        let child = index.best(platform).ok_or_else(|| no_platform(job, index, platform))?;
+        let absent = || Error::no_platform(job.source.place(), &job.name, platform, index);
+        let child = index.best(platform).ok_or_else(absent)?;
         if !chosen.iter().any(|c| c.digest == child.digest) {
             chosen.push(child.clone());
         }
@@ -283,22 +279,6 @@ fn children_first(root: &Digest, children: &HashMap<Digest, Vec<Digest>>) -> Has
 /// Children that can be followed; what an index lists besides (unknown types) stays with its owner.
 fn known_children(index: &Index) -> Vec<Descriptor> {
     index.manifests.iter().filter(|child| child.media_type.is_manifest()).cloned().collect()
-}
-
-fn no_platform(job: &Job, index: &Index, wanted: &Platform) -> Error {
-    const SHOWN: usize = 20;
-    let mut offered: Vec<String> =
-        index.manifests.iter().filter_map(|c| c.platform.as_ref()).map(|p| p.to_string()).collect();
-    offered.retain(|platform| platform != "unknown/unknown");
-    offered.dedup();
-    let more = offered.len().saturating_sub(SHOWN);
-    offered.truncate(SHOWN);
-    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-    Error::NotFound {
-        what: format!("platform {wanted} of {}", job.name),
-        place: job.source.place(),
-        why: format!("it has {}{more}; choose with --platform", offered.join(", ")),
-    }
 }
 
 pub(super) fn invalid(job: &Job, why: String) -> Error {

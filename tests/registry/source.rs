@@ -8,7 +8,7 @@ use futures::StreamExt;
 use layerpull::content::{Body, Extent, Origin, Provenance, Source};
 use layerpull::error::{Error, Fault};
 use layerpull::oci::{Descriptor, Digest, MediaType, Reference};
-use layerpull::registry::{Registry, Repository};
+use layerpull::registry::{Credential, Options, Registry, Repository};
 
 const MANIFEST: &str = r#"{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[]}"#;
 const BLOB: &[u8] = b"0123456789";
@@ -281,6 +281,41 @@ async fn lists_are_followed_to_their_end_but_not_in_circles() {
 }
 
 #[tokio::test]
+async fn the_next_page_of_a_list_takes_no_password_to_another_host() {
+    let thief = Server::start(|own| {
+        move |asked: &Asked| match asked.target.starts_with("/list") {
+            // A page that the registry redirected to, and whose next one seems to be at the same host.
+            true => reply(200, &[("Link", &format!("<http://{own}//{own}/x>; rel=\"next\""))], r#"{"tags":["1"]}"#),
+            false => reply(200, &[], r#"{"tags":["stolen"]}"#),
+        }
+    })
+    .await;
+    let away = thief.authority.clone();
+    for link in ["http:////AWAY/x", "//AWAY/x", "http://OWN//AWAY/x", "redirect"] {
+        let (link, away) = (link.replace("AWAY", &away), away.clone());
+        let server = Server::start(|own| {
+            move |asked: &Asked| match (asked.header("authorization"), link.as_str()) {
+                (None, _) => reply(401, &[("WWW-Authenticate", r#"Basic realm="r""#)], ""),
+                (_, "redirect") if asked.target.contains("n=1000") => {
+                    reply(307, &[("Location", &format!("http://{away}/list"))], "")
+                }
+                (_, link) if asked.target.contains("n=1000") => {
+                    let link = link.replace("OWN", &own);
+                    reply(200, &[("Link", &format!("<{link}>; rel=\"next\""))], r#"{"tags":["1"]}"#)
+                }
+                _ => reply(404, &[], ""),
+            }
+        })
+        .await;
+        let name: Reference = format!("{}/a/b", server.authority).parse().unwrap();
+        let given = Options { credential: Some(Credential::password("ann", "pw")), ..options() };
+        assert!(registry(given).tags(&name).await.is_err());
+        assert!(thief.asked().iter().all(|asked| asked.header("authorization").is_none()), "{:?}", thief.lines());
+        assert_eq!(thief.asked().len(), thief.count("/list"), "{:?}", thief.lines());
+    }
+}
+
+#[tokio::test]
 async fn referrers_come_from_the_api_or_from_the_fallback_tag() {
     let child = format!(r#"{{"mediaType":"{}","digest":"{}","size":3}}"#, MediaType::OCI_MANIFEST, Digest::of(b"abc"));
     let index = format!(r#"{{"schemaVersion":2,"manifests":[{child}]}}"#);
@@ -304,8 +339,12 @@ async fn a_warning_is_shown_once() {
     let digest = Digest::of(MANIFEST.as_bytes()).to_string();
     let server = Server::start(|_| {
         move |_: &Asked| {
-            let headers =
-                [("Warning", r#"299 - "old""#), ("ratelimit-remaining", "7;w=60"), ("Docker-Content-Digest", &digest)];
+            let headers = [
+                ("Warning", r#"299 - "old""#),
+                ("ratelimit-limit", "100;w=60"),
+                ("ratelimit-remaining", "7;w=60"),
+                ("Docker-Content-Digest", &digest),
+            ];
             reply(200, &headers, MANIFEST)
         }
     })
@@ -316,8 +355,9 @@ async fn a_warning_is_shown_once() {
     for _ in 0..2 {
         registry.repository(&name).unwrap().resolve(&name).await.unwrap();
     }
-    assert_eq!(*warnings.0.lock().unwrap(), [format!("{}: old", server.authority)]);
-    assert_eq!(registry.rate_limit(&server.authority).unwrap().remaining, 7);
+    let host = &server.authority;
+    let expected = [format!("{host}: old"), format!("{host} allows 7 more of 100 requests in 60 s")];
+    assert_eq!(*warnings.0.lock().unwrap(), expected);
 }
 
 #[tokio::test]

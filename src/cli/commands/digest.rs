@@ -28,7 +28,8 @@ pub struct Args {
 /// Those of the place.
 pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     let name: Reference = context.reference(&args.name)?;
-    let source = Place::of(&args.image, context, context.notices())?.source(&name)?;
+    let place = Place::of(&args.image, context, context.notices()).await?;
+    let source = place.source(&name)?;
     let digest = digest_of(source.as_ref(), &name, args.image.platform.as_ref()).await?;
     match args.full_ref {
         true => print(&format!("{}\n", name.at(digest)))?,

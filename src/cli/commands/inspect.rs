@@ -36,7 +36,7 @@ pub struct Args {
 /// Those of the place; a template that makes no sense.
 pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     let name: Reference = context.reference(&args.name)?;
-    let place = Place::of(&args.image, context, context.notices())?;
+    let place = Place::of(&args.image, context, context.notices()).await?;
     let source = place.source(&name)?;
     if args.raw && !args.config {
         let root = source.resolve(&name).await?;

@@ -1,8 +1,10 @@
 //! `layerpull layers`: the stack of each image drawn as text, and what the stacks share.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use serde::Serialize;
 
-use crate::cli::draw::{self, Layer, Stack};
+use crate::cli::draw::{self, Known, Layer, Stack};
 use crate::cli::image::{ImageFlags, Look, look};
 use crate::cli::output::{escape, json, print};
 use crate::cli::place::Place;
@@ -31,18 +33,35 @@ pub struct Args {
 /// Those of the place.
 pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     let platform = context.platform();
-    let place = Place::of(&args.image, context, context.notices())?;
+    let place = Place::of(&args.image, context, context.notices()).await?;
     let mut stacks = Vec::new();
     for text in &args.images {
         let name = context.reference(text)?;
         let source = place.source(&name)?;
         stacks.push(stack(source.as_ref(), &name, &platform).await?);
     }
+    let known = match &place {
+        Place::Registry(..) => Known::Drawn,
+        Place::Store { store, .. } => {
+            name_others(&mut stacks, &store.sharing().await?);
+            Known::Store
+        }
+    };
     match args.format {
-        Format::Text => print(&draw::stacks(&stacks, crate::cli::output::columns(std::io::stdout())))?,
+        Format::Text => print(&draw::stacks(&stacks, known, crate::cli::output::columns(std::io::stdout())))?,
         Format::Json => print(&json(&stacks.iter().map(|stack| described(stack, &stacks)).collect::<Vec<_>>())?)?,
     }
     Ok(())
+}
+
+/// Adds to each layer the images among `sharing` that are not drawn.
+fn name_others(stacks: &mut [Stack], sharing: &BTreeMap<Digest, BTreeSet<String>>) {
+    let drawn: Vec<String> = stacks.iter().map(|stack| stack.name.clone()).collect();
+    let familiar = |name: &String| name.parse().map_or_else(|_| name.clone(), |name: Reference| name.familiar());
+    for layer in stacks.iter_mut().flat_map(|stack| &mut stack.layers) {
+        let names = sharing.get(&layer.digest).into_iter().flatten().map(familiar);
+        layer.elsewhere = names.filter(|name| !drawn.contains(name)).map(|name| escape(&name)).collect();
+    }
 }
 
 async fn stack(source: &dyn Source, name: &Reference, platform: &Platform) -> Result<Stack> {
@@ -57,6 +76,7 @@ fn stack_of(name: &Reference, look: &Look) -> Stack {
         digest: descriptor.digest.clone(),
         size: descriptor.size,
         instruction: instruction.map(|text| escape(&readable(text))),
+        elsewhere: Vec::new(),
     };
     Stack {
         name: name.familiar(),
@@ -99,10 +119,11 @@ struct DescribedLayer<'a> {
 }
 
 fn described<'a>(stack: &'a Stack, all: &'a [Stack]) -> Described<'a> {
-    let others = |layer: &Layer| {
+    let others = |layer: &'a Layer| {
         let holds =
             |other: &&Stack| !std::ptr::eq(*other, stack) && other.layers.iter().any(|l| l.digest == layer.digest);
-        all.iter().filter(holds).map(|other| other.name.as_str()).collect()
+        let drawn = all.iter().filter(holds).map(|other| other.name.as_str());
+        drawn.chain(layer.elsewhere.iter().map(String::as_str)).collect()
     };
     let layer = |layer: &'a Layer| DescribedLayer {
         digest: &layer.digest,
@@ -145,8 +166,13 @@ mod tests {
         for name in &names {
             stacks.push(stack(&shelf, name, &platform).await.unwrap());
         }
+        let sharing = BTreeMap::from([(
+            stacks[0].layers[0].digest.clone(),
+            ["h.example/a:1", "h.example/b:1", "docker.io/library/c:1"].map(str::to_owned).into(),
+        )]);
+        name_others(&mut stacks, &sharing);
         let described: Vec<_> = stacks.iter().map(|stack| described(stack, &stacks)).collect();
-        assert_eq!(described[0].layers[0].shared_with, ["h.example/b:1"]);
+        assert_eq!(described[0].layers[0].shared_with, ["h.example/b:1", "c:1"]);
         assert!(described[0].layers[1].shared_with.is_empty());
         assert_eq!(described[1].layers[1].instruction, Some("COPY b /\\u{1b}[31m"));
     }

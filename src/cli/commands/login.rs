@@ -4,9 +4,8 @@ use std::io::{IsTerminal as _, Read as _};
 
 use rustix::termios::{self, OptionalActions};
 
-use super::catalog::host;
 use crate::cli::Context;
-use crate::cli::config::RegistryFlags;
+use crate::cli::config::{RegistryFlags, values};
 use crate::cli::output::{note, print};
 use crate::cli::place::registry;
 use crate::error::Error;
@@ -20,7 +19,7 @@ const MAX_PASSWORD: u64 = 64 * 1024;
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Registry [default: docker.io]
-    #[arg(value_name = "REGISTRY", value_parser = host, default_value = DOCKER_HUB, hide_default_value = true)]
+    #[arg(value_name = "REGISTRY", value_parser = values::registry, default_value = DOCKER_HUB, hide_default_value = true)]
     host: String,
     /// User name
     #[arg(short, long, value_name = "NAME")]

@@ -1,9 +1,8 @@
 //! `layerpull logout`: forgets the credentials for a registry.
 
-use super::catalog::host;
 use super::login::place_of;
 use crate::cli::Context;
-use crate::cli::config::RegistryFlags;
+use crate::cli::config::{RegistryFlags, values};
 use crate::cli::output::{note, print};
 use crate::cli::place::registry;
 use crate::oci::reference::DOCKER_HUB;
@@ -12,7 +11,7 @@ use crate::oci::reference::DOCKER_HUB;
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Registry [default: docker.io]
-    #[arg(value_name = "REGISTRY", value_parser = host, default_value = DOCKER_HUB, hide_default_value = true)]
+    #[arg(value_name = "REGISTRY", value_parser = values::registry, default_value = DOCKER_HUB, hide_default_value = true)]
     host: String,
     /// Which credential file.
     #[command(flatten)]

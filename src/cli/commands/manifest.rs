@@ -23,7 +23,8 @@ pub struct Args {
 /// Those of the place.
 pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     let name: Reference = context.reference(&args.name)?;
-    let source = Place::of(&args.image, context, context.notices())?.source(&name)?;
+    let place = Place::of(&args.image, context, context.notices()).await?;
+    let source = place.source(&name)?;
     let root = source.resolve(&name).await?;
     let manifest = match &args.image.platform {
         Some(platform) => manifest_for(source.as_ref(), &root, platform).await?,

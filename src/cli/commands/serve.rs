@@ -4,11 +4,13 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use crate::cli::Context;
-use crate::cli::config::{Credentials, socket, values};
+use crate::cli::config::{socket, values};
 use crate::cli::exit::{self, Told};
 use crate::cli::output::note;
 use crate::cli::place;
+use crate::content::file::read_configuration;
 use crate::error::{Error, Result};
+use crate::registry::Credential;
 use crate::serve::{Access, Server, Users};
 
 /// Where, and to whom.
@@ -22,7 +24,7 @@ pub struct Args {
     users: Option<PathBuf>,
     /// The only user who is let in; other users of this machine can see it: prefer --users
     #[arg(long, value_name = "USER:PASSWORD", value_parser = values::credentials, conflicts_with_all = ["users", "no_auth"])]
-    creds: Option<Credentials>,
+    creds: Option<Credential>,
     /// Let everybody in who can reach the address, also from other machines
     #[arg(long)]
     no_auth: bool,
@@ -51,13 +53,16 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
 fn access(args: &Args) -> Result<Access> {
     match (&args.users, &args.creds, args.no_auth) {
         (Some(file), _, _) => users(file),
-        (_, Some(creds), _) => Ok(Access::Users(Users::one(&creds.user, &creds.password))),
+        (_, Some(creds), _) => {
+            let (user, password) = creds.pair();
+            Ok(Access::Users(Users::one(user, password.expose())))
+        }
         (_, _, true) => Ok(Access::NoAuth),
         _ => Ok(Access::Loopback),
     }
 }
 
 fn users(file: &Path) -> Result<Access> {
-    let text = std::fs::read_to_string(file).map_err(Error::store("read the users from", file))?;
+    let text = read_configuration(file).map_err(Error::store("read the users from", file))?;
     Ok(Access::Users(Users::parse(&text)?))
 }

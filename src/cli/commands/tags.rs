@@ -1,7 +1,7 @@
 //! `layerpull tags`: the tags of a repository.
 
 use crate::cli::config::RegistryFlags;
-use crate::cli::output::{escape, json, print};
+use crate::cli::output::{json, lines, print};
 use crate::cli::place::registry;
 use crate::cli::{Context, Format};
 use crate::oci::Reference;
@@ -34,20 +34,4 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
         Format::Json => print(&json(&serde_json::json!({"Repository": name.name(), "Tags": tags}))?)?,
     }
     Ok(())
-}
-
-/// Texts of a server, one a line.
-pub(super) fn lines(texts: &[String]) -> String {
-    texts.iter().map(|text| escape(text) + "\n").collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_tag_of_a_hostile_registry_stays_on_its_line() {
-        assert_eq!(lines(&["1".into(), "2\n\u{1b}[31m".into()]), "1\n2\\n\\u{1b}[31m\n");
-        assert_eq!(lines(&[]), "");
-    }
 }

@@ -1,13 +1,12 @@
 //! The configuration file: TOML, flat, every key known.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use toml::de::{DeTable, DeValue};
 
+use crate::content::file::read_configuration;
 use crate::error::{Error, Result};
-
-/// Larger files are no configuration.
-const MAX_SIZE: u64 = 1024 * 1024;
 
 /// The values of a configuration file, with the lines that they stand on.
 #[derive(Debug, Default)]
@@ -29,15 +28,12 @@ impl File {
     /// # Errors
     /// `Usage` when it is no TOML, or has a key that is not among `known`.
     pub fn read(path: &Path, known: &[&str]) -> Result<Option<File>> {
-        let too_large = || Error::Usage(format!("{}: larger than {MAX_SIZE} bytes", path.display()));
-        match std::fs::metadata(path) {
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(e) => return Err(Error::store("read the configuration", path)(e)),
-            Ok(metadata) if metadata.len() > MAX_SIZE => return Err(too_large()),
-            Ok(_) => {}
+        match read_configuration(path) {
+            Ok(text) => File::parse(path, &text, known).map(Some),
+            Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
+            Err(e) if e.kind() == ErrorKind::FileTooLarge => Err(Error::Usage(format!("{}: {e}", path.display()))),
+            Err(e) => Err(Error::store("read the configuration", path)(e)),
         }
-        let text = std::fs::read_to_string(path).map_err(Error::store("read the configuration", path))?;
-        File::parse(path, &text, known).map(Some)
     }
 
     /// Reads `text`, which stands in `path`.

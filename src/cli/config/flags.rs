@@ -4,9 +4,10 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::values::{self, Credentials};
+use super::values;
 use crate::cli::progress::Mode;
 use crate::oci::Platform;
+use crate::registry::Credential;
 
 /// Flags of every command.
 #[derive(Debug, Clone, Default, clap::Args)]
@@ -17,7 +18,7 @@ pub struct Common {
     /// Folder of the store [default: $XDG_DATA_HOME/layerpull]
     #[arg(long, value_name = "DIR", global = true, help_heading = "Common options")]
     pub store: Option<PathBuf>,
-    /// Say more on standard error; twice for every request
+    /// Say on standard error what is found out and decided (-v), and every request, too (-vv)
     #[arg(short, long, action = clap::ArgAction::Count, global = true, help_heading = "Common options")]
     pub verbose: u8,
 }
@@ -44,7 +45,7 @@ pub struct RegistryFlags {
     pub authfile: Option<PathBuf>,
     /// Credentials; other users of this machine can see them: prefer `login`
     #[arg(long, value_name = "USER:PASSWORD", value_parser = values::credentials)]
-    pub creds: Option<Credentials>,
+    pub creds: Option<Credential>,
     /// How often in a row something may fail without progress [default: 5]
     #[arg(long, visible_alias = "retry-times", value_name = "N", value_parser = values::retries)]
     pub retries: Option<u32>,
@@ -57,10 +58,10 @@ pub struct RegistryFlags {
 #[derive(Debug, Clone, Default, clap::Args)]
 #[command(next_help_heading = "Transfer options")]
 pub struct TransferFlags {
-    /// Blobs at once, at most [default: 32]
+    /// Blobs at once, at most; a host gets no more than 32 connections [default: 32]
     #[arg(short, long, value_name = "N", value_parser = values::count::<1024>)]
     pub jobs: Option<usize>,
-    /// Connections a blob, at most [default: 16]
+    /// Connections a blob, at most; a host gets no more than 32 [default: 16]
     #[arg(long, value_name = "N", value_parser = values::count::<256>)]
     pub streams: Option<usize>,
     /// OCI layout on this machine whose blobs need not travel (repeatable)

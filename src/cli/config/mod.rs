@@ -1,7 +1,7 @@
 //! Settings: from flags, the environment, the configuration file and defaults, in this order, each with its origin.
 
-pub mod file;
-pub mod flags;
+mod file;
+mod flags;
 pub mod values;
 
 use std::ffi::OsString;
@@ -13,11 +13,11 @@ use std::time::Duration;
 use crate::cli::progress::Mode;
 use crate::error::{Error, Result};
 use crate::oci::Platform;
+use crate::registry::{Credential, Insecure};
 use crate::transfer;
 
 pub use file::File;
 pub use flags::{Common, Flags, RegistryFlags, TransferFlags};
-pub use values::{Credentials, Insecure};
 
 /// How variables of the environment are looked up.
 pub type Environment<'a> = &'a dyn Fn(&str) -> Option<OsString>;
@@ -145,7 +145,7 @@ pub struct Settings {
     /// The only credential file to look into.
     pub authfile: Setting<Option<PathBuf>>,
     /// Credentials for the registry, instead of any file.
-    pub creds: Setting<Option<Credentials>>,
+    pub creds: Setting<Option<Credential>>,
     /// Where `serve` listens.
     pub listen: Setting<SocketAddr>,
 }
@@ -157,7 +157,7 @@ impl Settings {
     /// `Usage` with the origin of a value that makes no sense; `Store` when the file cannot be read.
     pub fn gather(flags: Flags, environment: Environment<'_>) -> Result<Settings> {
         let file = find_file(flags.common.config_file.as_deref(), environment)?;
-        let from = Layers { environment, file };
+        let from = Sources { environment, file };
         let Flags { common, registry, transfer, platform, listen } = flags;
         let defaults = transfer::Settings::default();
         Ok(Settings {
@@ -169,7 +169,7 @@ impl Settings {
             stall_timeout: from.one(&STALL_TIMEOUT, registry.stall_timeout, values::duration)?.or(defaults.stall),
             from: from.many(&FROM, transfer.from, values::path)?.or(Vec::new()),
             progress: from.one(&PROGRESS, transfer.progress, values::progress)?.or(Mode::Auto),
-            insecure: from.insecure(registry.insecure)?.or(Insecure::No),
+            insecure: from.insecure(registry.insecure)?.or(Insecure::None),
             tls_verify: from.one(&TLS_VERIFY, registry.tls_verify, values::switch)?.or(true),
             ca_file: from.one(&CA_FILE, registry.ca_file, values::path)?.optional(),
             cert_dir: from.one(&CERT_DIR, registry.cert_dir, values::path)?.optional(),
@@ -192,7 +192,7 @@ impl Settings {
 
     /// Every setting as name, value and origin. Passwords are not shown.
     pub fn rows(&self) -> Vec<Row> {
-        let creds = self.creds.value.as_ref().map_or_else(|| "none".into(), |c| format!("{c:?}"));
+        let creds = self.creds.value.as_ref().map_or_else(|| "none".into(), |creds| format!("{}:***", creds.pair().0));
         vec![
             row(&STORE, &self.store, self.store.value.display().to_string()),
             row(&PLATFORM, &self.platform, joined(self.platform.value.iter().map(Platform::to_string))),
@@ -241,8 +241,8 @@ fn show_path(path: Option<&Path>) -> String {
 
 fn show_insecure(insecure: &Insecure) -> String {
     match insecure {
-        Insecure::No => "false".into(),
-        Insecure::Every => "true".into(),
+        Insecure::None => "false".into(),
+        Insecure::All => "true".into(),
         Insecure::Hosts(hosts) => hosts.join(","),
     }
 }
@@ -292,7 +292,8 @@ fn variable(environment: Environment<'_>, name: &str) -> Option<OsString> {
     environment(name).filter(|value| !value.is_empty())
 }
 
-struct Layers<'a> {
+/// Where settings are looked for behind the flags.
+struct Sources<'a> {
     environment: Environment<'a>,
     file: Option<File>,
 }
@@ -333,7 +334,7 @@ impl<T> Found<T> {
     }
 }
 
-impl Layers<'_> {
+impl Sources<'_> {
     fn one<T>(&self, key: &Key, flag: Option<T>, read: fn(&str) -> Result<T, String>) -> Result<Found<T>> {
         self.pick(key, flag, Shape::One, |texts| match texts {
             [one] => read(one),
@@ -351,7 +352,7 @@ impl Layers<'_> {
     }
 
     fn insecure(&self, flag: bool) -> Result<Found<Insecure>> {
-        self.pick(&INSECURE, flag.then_some(Insecure::Every), Shape::List, values::insecure)
+        self.pick(&INSECURE, flag.then_some(Insecure::All), Shape::List, values::insecure)
     }
 
     fn pick<T>(

@@ -61,7 +61,7 @@ fn a_wrong_value_names_its_origin() {
 #[test]
 fn a_password_is_not_shown_and_has_no_place_in_the_file() {
     let settings = gather(Flags::default(), &[("LAYERPULL_CREDS", "me:hunter2")]).unwrap();
-    assert_eq!(settings.creds.value.as_ref().unwrap().password, "hunter2");
+    assert_eq!(settings.creds.value, Some(Credential::password("me", "hunter2")));
     let shown = format!("{:?}{settings:?}", settings.rows());
     assert!(shown.contains("me:***") && !shown.contains("hunter2"));
     let file = file("creds = \"a:b\"");

@@ -4,6 +4,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::cli::progress::Mode;
+use crate::oci::Reference;
+use crate::oci::reference::is_docker_hub;
+use crate::registry::{Credential, Insecure};
 
 /// A positive number up to `MAX`.
 pub fn count<const MAX: usize>(text: &str) -> Result<usize, String> {
@@ -71,22 +74,11 @@ pub fn progress(text: &str) -> Result<Mode, String> {
     <Mode as clap::ValueEnum>::from_str(text, false).map_err(|_| "expected auto, bars, plain, json or none".into())
 }
 
-/// Which hosts are spoken to without TLS, or with certificates that nobody vouches for.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Insecure {
-    /// None but the loopback.
-    No,
-    /// Every registry of this command.
-    Every,
-    /// These: `host` or `host:port`.
-    Hosts(Vec<String>),
-}
-
 /// `true`, `false`, or hosts.
 pub fn insecure(texts: &[String]) -> Result<Insecure, String> {
     match texts {
-        [] => Ok(Insecure::No),
-        [one] if switch(one).is_ok() => switch(one).map(|on| if on { Insecure::Every } else { Insecure::No }),
+        [] => Ok(Insecure::None),
+        [one] if switch(one).is_ok() => switch(one).map(|on| if on { Insecure::All } else { Insecure::None }),
         hosts if hosts.iter().all(|host| is_host(host)) => Ok(Insecure::Hosts(hosts.to_vec())),
         _ => Err("expected true, false, or hosts such as registry.example:5000".into()),
     }
@@ -97,27 +89,22 @@ fn is_host(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(is_part)
 }
 
-/// A user name and a password, which no output ever shows.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Credentials {
-    /// The name.
-    pub user: String,
-    /// The password or token.
-    pub password: String,
-}
-
-impl std::fmt::Debug for Credentials {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}:***", self.user)
+/// A registry as people name it: with or without scheme and path.
+pub fn registry(text: &str) -> Result<String, String> {
+    let bare = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://")).unwrap_or(text);
+    let bare = bare.split('/').next().unwrap_or_default();
+    // Any repository will do: what is asked is whether a reference may name this host.
+    let name = format!("{bare}/x").parse::<Reference>();
+    match name {
+        Ok(name) if name.registry() == bare || is_docker_hub(bare) => Ok(name.registry().into()),
+        _ => Err("expected a registry such as registry.example or 127.0.0.1:5000".into()),
     }
 }
 
 /// `USER:PASSWORD`, parted at the first colon.
-pub fn credentials(text: &str) -> Result<Credentials, String> {
+pub fn credentials(text: &str) -> Result<Credential, String> {
     match text.split_once(':') {
-        Some((user, password)) if !user.is_empty() && !password.is_empty() => {
-            Ok(Credentials { user: user.into(), password: password.into() })
-        }
+        Some((user, password)) if !user.is_empty() && !password.is_empty() => Ok(Credential::password(user, password)),
         // The text is not repeated: it may be a password.
         _ => Err("expected USER:PASSWORD".into()),
     }
@@ -142,17 +129,27 @@ mod tests {
     #[test]
     fn a_password_may_hold_colons_and_is_never_shown() {
         let credentials = credentials("me:a:b").unwrap();
-        assert_eq!(credentials.password, "a:b");
-        assert_eq!(format!("{credentials:?}"), "me:***");
+        assert_eq!(credentials, Credential::password("me", "a:b"));
+        assert!(!format!("{credentials:?}").contains("a:b"));
         assert_eq!(super::credentials("secret"), Err("expected USER:PASSWORD".into()));
     }
 
     #[test]
     fn insecure_is_a_switch_or_a_list_of_hosts() {
         let read = |texts: &[&str]| insecure(&texts.iter().map(|t| t.to_string()).collect::<Vec<_>>());
-        assert_eq!(read(&["true"]), Ok(Insecure::Every));
-        assert_eq!(read(&["false"]), Ok(Insecure::No));
+        assert_eq!(read(&["true"]), Ok(Insecure::All));
+        assert_eq!(read(&["false"]), Ok(Insecure::None));
         assert_eq!(read(&["a:5000", "[::1]"]), Ok(Insecure::Hosts(vec!["a:5000".into(), "[::1]".into()])));
         assert!(read(&["http://a"]).is_err());
+    }
+
+    #[test]
+    fn registries_are_named_with_or_without_scheme() {
+        assert_eq!(registry("https://h.example:5000/v2/"), Ok("h.example:5000".into()));
+        assert_eq!(registry("index.docker.io"), Ok("docker.io".into()));
+        assert_eq!(registry("localhost"), Ok("localhost".into()));
+        for bad in ["", "mysql", "a b.c", "user@h.example", "../x"] {
+            assert!(registry(bad).is_err(), "{bad}");
+        }
     }
 }

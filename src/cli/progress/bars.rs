@@ -6,7 +6,7 @@ use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::lines::{intention, remark};
 use super::{Check, Display, Flight, Snapshot, Surroundings};
-use crate::cli::output::{duration, pad, percent, rate, shorten, size, terminal_columns, width};
+use crate::cli::output::{self, duration, pad, percent, rate, shorten, size, terminal_columns, width};
 use crate::event::Event;
 
 /// Time between two drawings.
@@ -170,17 +170,15 @@ fn with_bar(label: &str, portions: &Portions, texts: &[String], look: Look) -> S
 
 /// `cells` columns: resumed bytes dim, new ones bright, and eighths of a cell at the edge.
 fn bar(portions: &Portions, cells: usize, palette: Palette) -> String {
-    const EIGHTHS: [&str; 8] = ["", "▏", "▎", "▍", "▌", "▋", "▊", "▉"];
     let eighths = |bytes: u64| match portions.size {
         0 => cells * 8,
         whole => (u128::from(bytes.min(whole)) * (cells as u128 * 8) / u128::from(whole)) as usize,
     };
     let filled = eighths(portions.done);
     let old = if portions.resumed == 0 { 0 } else { eighths(portions.resumed) / 8 };
-    let edge = EIGHTHS[filled % 8];
-    let bright = "█".repeat((filled / 8).saturating_sub(old)) + edge;
-    let dim = "▓".repeat(old.min(filled / 8));
-    let rest = "░".repeat(cells - filled / 8 - usize::from(!edge.is_empty()));
+    let old = old.min(filled / 8);
+    let (dim, bright) = ("▓".repeat(old), output::bar(filled - old * 8));
+    let rest = "░".repeat(cells - filled.div_ceil(8));
     match palette {
         Palette::Plain => format!("{dim}{bright}{rest}"),
         Palette::Coloured => format!("\u{1b}[36m{dim}\u{1b}[32m{bright}\u{1b}[0;2m{rest}\u{1b}[0m"),

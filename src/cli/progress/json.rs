@@ -114,7 +114,7 @@ fn arrival(how: &Arrival) -> &'static str {
 }
 
 /// The stable name of a cause, as in results and events.
-pub(crate) fn cause_name(cause: Cause) -> &'static str {
+fn cause_name(cause: Cause) -> &'static str {
     match cause {
         Cause::Spoiled => "spoiled",
         Cause::RangeIgnored => "range-ignored",

@@ -15,7 +15,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crate::event::{Event, Observer};
-pub use tally::{Check, Flight, Snapshot, Stage, Tally};
+use tally::{Check, Flight, Snapshot, Tally};
 
 /// Events that wait to be shown, at most; when a terminal stands still, further ones are counted and left out.
 const MAX_PENDING: usize = 10_000;

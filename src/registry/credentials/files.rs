@@ -8,9 +8,9 @@ use base64::Engine as _;
 use serde::Deserialize;
 
 use super::Credential;
-use crate::oci::reference::DOCKER_HUB;
+use crate::content::file::read_configuration;
+use crate::oci::reference::{DOCKER_HUB, is_docker_hub};
 use crate::registry::environment::Environment;
-use crate::registry::policy::read_bounded;
 
 /// The form of a file, which decides its keys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,7 +37,7 @@ impl AuthFile {
 
     /// What it says, or nothing when it is not there.
     pub(super) fn read(&self) -> Result<Option<AuthConfig>, String> {
-        let text = match read_bounded(&self.path) {
+        let text = match read_configuration(&self.path) {
             Ok(text) => text,
             Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => return Ok(None),
             Err(e) => return Err(e.to_string()),
@@ -138,7 +138,7 @@ fn no_excerpt(error: &serde_json::Error) -> String {
 pub(in crate::registry) fn normalise(key: &str) -> String {
     let bare = key.strip_prefix("https://").or_else(|| key.strip_prefix("http://"));
     let (host, path) = bare.unwrap_or(key).split_once('/').unwrap_or((bare.unwrap_or(key), ""));
-    let host = if matches!(host, "index.docker.io" | "registry-1.docker.io") { DOCKER_HUB } else { host };
+    let host = if is_docker_hub(host) { DOCKER_HUB } else { host };
     let path = path.trim_end_matches('/');
     if bare.is_some() || path.is_empty() || matches!(path, "v1" | "v2") {
         host.into()

@@ -10,10 +10,10 @@ use serde_json::{Map, Value};
 use super::files::{self, AuthFile, Form, normalise};
 use super::helper::Helpers;
 use super::{Credential, HUB_KEY};
+use crate::content::file::read_configuration;
 use crate::error::{Error, Result};
 use crate::oci::reference::DOCKER_HUB;
 use crate::registry::environment::Environment;
-use crate::registry::policy::read_bounded;
 
 /// Where a credential was put, or taken from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,7 +39,7 @@ pub(in crate::registry) async fn keep(
     let key = key_of(&file, registry);
     let (entry, kept) = match helper_name(&document, registry) {
         Some(name) => {
-            let (user, secret) = pair(credential);
+            let (user, secret) = credential.pair();
             let stored = Helpers::default().store(&name, key, user, secret).await;
             stored.map_err(|why| Error::Usage(format!("the credential helper {name:?} does not keep it: {why}")))?;
             // Docker leaves an empty entry as a sign that a helper has it.
@@ -113,13 +113,6 @@ fn helper_name(document: &Map<String, Value>, registry: &str) -> Option<String> 
     (!name.is_empty()).then(|| name.to_owned())
 }
 
-fn pair(credential: &Credential) -> (&str, &super::Secret) {
-    match credential {
-        Credential::Password { user, password } => (user, password),
-        Credential::IdentityToken(token) | Credential::RegistryToken(token) => ("<token>", token),
-    }
-}
-
 fn entry_of(credential: &Credential) -> Map<String, Value> {
     let (field, value) = match credential {
         Credential::Password { user, password } => {
@@ -133,7 +126,7 @@ fn entry_of(credential: &Credential) -> Map<String, Value> {
 }
 
 fn read(file: &AuthFile) -> Result<Map<String, Value>> {
-    match read_bounded(&file.path) {
+    match read_configuration(&file.path) {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(Map::new()),
         Err(e) => Err(Error::store("read", &file.path)(e)),
         Ok(text) if text.trim().is_empty() => Ok(Map::new()),
