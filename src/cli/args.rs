@@ -64,7 +64,7 @@ pub enum Command {
     Login(login::Args),
     /// Forget the credentials for a registry
     Logout(logout::Args),
-    /// Serve the store as a registry, read-only
+    /// Serve the store as a registry
     Serve(serve::Args),
     /// Show every setting and where it came from
     Config(config::Args),

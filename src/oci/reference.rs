@@ -93,6 +93,11 @@ impl Reference {
         Reference { tag: None, digest: Some(digest), ..self.clone() }
     }
 
+    /// The same name, as long as it stands for `digest`.
+    pub fn pinned(&self, digest: Digest) -> Reference {
+        Reference { digest: Some(digest), ..self.clone() }
+    }
+
     /// The same repository at `tag`, without a digest.
     ///
     /// # Errors

@@ -1,4 +1,4 @@
-//! Who may read.
+//! Who may read, and where it is allowed, write.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -45,6 +45,19 @@ impl Access {
             Access::Loopback if !address.ip().is_loopback() => Err(Error::Usage(format!(
                 "{address} can be reached from other machines: give credentials, or say --no-auth"
             ))),
+            _ => Ok(()),
+        }
+    }
+
+    /// Refuses to be written by whoever comes along, also on loopback: other users and browsers of this machine reach that.
+    ///
+    /// # Errors
+    /// `Usage` when nothing was said about credentials.
+    pub(super) fn check_writes(&self) -> Result<()> {
+        match self {
+            Access::Loopback => Err(Error::Usage(
+                "a registry that can be written wants credentials: give them, or say --no-auth".into(),
+            )),
             _ => Ok(()),
         }
     }
@@ -182,5 +195,7 @@ mod tests {
         assert!(Access::Loopback.check(near).is_ok() && Access::Loopback.check("[::1]:1".parse().unwrap()).is_ok());
         assert!(Access::Loopback.check(far).unwrap_err().to_string().contains("--no-auth"));
         assert!(Access::NoAuth.check(far).is_ok() && Access::Users(Users::one("a", "b")).check(far).is_ok());
+        assert!(Access::Loopback.check_writes().unwrap_err().to_string().contains("--no-auth"));
+        assert!(Access::NoAuth.check_writes().is_ok());
     }
 }

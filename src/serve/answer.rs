@@ -1,5 +1,7 @@
 //! From a request to its answer.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::header::{self, HeaderName, HeaderValue};
@@ -12,65 +14,125 @@ use super::body::{Body, full, pieces};
 use super::failure::Failure;
 use super::graph::Graphs;
 use super::names::{Names, Repository, page};
+use super::push::Pushes;
 use super::range::{Wanted, wanted};
-use super::routes::{self, Endpoint, Page, Request, Selector};
+use super::routes::{self, Endpoint, Mount, Page, Request, Selector};
 use crate::content::{Source, verified};
 use crate::error::Result;
 use crate::oci::{Descriptor, Digest, MediaType};
 use crate::store::{Shared, Store};
 
-const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
+pub(super) const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
 const FILTERS_APPLIED: HeaderName = HeaderName::from_static("oci-filters-applied");
 const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api-version");
 
 /// How long a request waits for a `gc`, before the client is told to come again.
-const GC_PATIENCE: Duration = Duration::from_secs(20);
+pub(super) const GC_PATIENCE: Duration = Duration::from_secs(20);
 
 /// Answers requests.
 pub(super) struct Answers {
     pub(super) store: Store,
     pub(super) access: Access,
     pub(super) graphs: Graphs,
+    /// `None`: the store is only read.
+    pub(super) pushes: Option<Arc<Pushes>>,
 }
+
+/// The repository that a request is about, and what it calls it.
+#[derive(Clone, Copy)]
+struct Asked<'a> {
+    name: &'a str,
+    repository: &'a Repository,
+}
+
+/// What was pushed into it has no name yet.
+static UNNAMED: Repository = Repository { tags: BTreeMap::new(), roots: Vec::new() };
 
 impl Answers {
     pub(super) async fn answer(&self, request: http::Request<Incoming>) -> Response<Body> {
-        let mut response = match self.try_answer(&request).await {
+        let (method, uri) = (request.method().clone(), request.uri().clone());
+        let mut response = match self.try_answer(request).await {
             Ok(response) => response,
             Err(failure) => failure.into_response(),
         };
-        tracing::debug!(status = response.status().as_u16(), "{} {}", request.method(), request.uri());
+        tracing::debug!(status = response.status().as_u16(), "{method} {uri}");
         response.headers_mut().insert(API_VERSION, HeaderValue::from_static("registry/2.0"));
         response
     }
 
-    async fn try_answer(&self, request: &http::Request<Incoming>) -> Result<Response<Body>, Failure> {
+    async fn try_answer(&self, request: http::Request<Incoming>) -> Result<Response<Body>, Failure> {
         if !self.access.is_meant_by(request.uri(), request.headers()) {
             return Err(Failure::misdirected());
         }
         if !self.access.admits(request.headers()) {
             return Err(Failure::unauthorized());
         }
-        if !matches!(*request.method(), Method::GET | Method::HEAD) {
-            return Err(Failure::read_only());
+        let reads = matches!(*request.method(), Method::GET | Method::HEAD);
+        match &self.pushes {
+            None if !reads => Err(Failure::read_only()),
+            Some(pushes) => {
+                let wanted = routes::parse(request.uri())?;
+                match reads && !matches!(wanted.endpoint, Endpoint::Upload { .. }) {
+                    true => self.read(wanted, &request).await,
+                    false => self.push(pushes, wanted.endpoint, request).await,
+                }
+            }
+            None => self.read(routes::parse(request.uri())?, &request).await,
         }
-        let Request { endpoint, namespace } = routes::parse(request.uri())?;
+    }
+
+    async fn push(
+        &self,
+        pushes: &Arc<Pushes>,
+        endpoint: Endpoint,
+        request: http::Request<Incoming>,
+    ) -> Result<Response<Body>, Failure> {
+        let mounted = match &endpoint {
+            Endpoint::Upload { session: None, mount: Some(mount), .. } => self.mountable(mount).await?,
+            _ => None,
+        };
+        pushes.answer(request, endpoint, mounted).await
+    }
+
+    /// The blob, if the client can read it in the repository that it says.
+    async fn mountable(&self, mount: &Mount) -> Result<Option<Descriptor>, Failure> {
+        let _shared = self.share().await?;
+        let names = self.names().await?;
+        match self.find(&names, &mount.from, None) {
+            Ok(asked) => self.below(asked, &mount.digest).await,
+            Err(_) => Ok(None),
+        }
+    }
+
+    async fn read(&self, wanted: Request, request: &http::Request<Incoming>) -> Result<Response<Body>, Failure> {
+        let Request { endpoint, namespace } = wanted;
         if endpoint == Endpoint::Ping {
             return Ok(json_answer(json!({}), "application/json"));
         }
         let _shared = self.share().await?;
         let names = self.names().await?;
-        let find = |name: &str| names.find(name, namespace.as_deref());
-        match endpoint {
-            Endpoint::Ping => Ok(json_answer(json!({}), "application/json")),
-            Endpoint::Catalog(page) => Ok(catalog(&names, &page)),
-            Endpoint::Tags { name, page } => Ok(tags(&name, find(&name)?, &page)),
-            Endpoint::Manifest { name, selector } => self.manifest(find(&name)?, selector, request).await,
-            Endpoint::Blob { name, digest } => self.blob(find(&name)?, &digest, request).await,
-            Endpoint::Referrers { name, digest, artifact_type, page } => {
-                find(&name)?;
-                self.referrers(&name, &digest, artifact_type.as_deref(), &page).await
+        let namespace = namespace.as_deref();
+        match &endpoint {
+            Endpoint::Ping | Endpoint::Upload { .. } => Err(Failure::not_found("no such endpoint")),
+            Endpoint::Catalog(page) => Ok(catalog(&names, page)),
+            Endpoint::Tags { name, page } => Ok(tags(self.find(&names, name, namespace)?, page)),
+            Endpoint::Manifest { name, selector } => {
+                self.manifest(self.find(&names, name, namespace)?, selector, request).await
             }
+            Endpoint::Blob { name, digest } => self.blob(self.find(&names, name, namespace)?, digest, request).await,
+            Endpoint::Referrers { name, digest, artifact_type, page } => {
+                self.find(&names, name, namespace)?;
+                self.referrers(name, digest, artifact_type.as_deref(), page).await
+            }
+        }
+    }
+
+    fn find<'a>(&self, names: &'a Names, name: &'a str, namespace: Option<&str>) -> Result<Asked<'a>, Failure> {
+        let found = names.find(name, namespace);
+        let knows = || self.pushes.as_ref().is_some_and(|pushes| pushes.knows(name));
+        match found {
+            Err(_) if namespace.is_none() && knows() => Ok(Asked { name, repository: &UNNAMED }),
+            found => found.map(|repository| Asked { name, repository }),
         }
     }
 
@@ -86,18 +148,19 @@ impl Answers {
     /// Asked at every request, so that what was pulled a moment ago is served.
     async fn names(&self) -> Result<Names, Failure> {
         let listed = self.store.names().await;
-        listed.map(Names::of).map_err(|error| Failure::from_store(error, Failure::store()))
+        let own = self.pushes.as_ref().map(|pushes| pushes.host());
+        listed.map(|listed| Names::of(listed, own)).map_err(|error| Failure::from_store(error, Failure::store()))
     }
 
     async fn manifest(
         &self,
-        repository: &Repository,
-        selector: Selector,
+        asked: Asked<'_>,
+        selector: &Selector,
         request: &http::Request<Incoming>,
     ) -> Result<Response<Body>, Failure> {
-        let found = match &selector {
-            Selector::Tag(tag) => repository.tags.get(tag).cloned(),
-            Selector::Digest(digest) => self.below(repository, digest).await?,
+        let found = match selector {
+            Selector::Tag(tag) => asked.repository.tags.get(tag).cloned(),
+            Selector::Digest(digest) => self.below(asked, digest).await?,
         };
         let descriptor = found.ok_or_else(|| Failure::manifest_unknown(selector))?;
         let unknown = || Failure::manifest_unknown(&descriptor.digest);
@@ -115,19 +178,22 @@ impl Answers {
         Ok(response)
     }
 
-    /// The descriptor of what `digest` names below the repository's images.
-    async fn below(&self, repository: &Repository, digest: &Digest) -> Result<Option<Descriptor>, Failure> {
-        let found = self.graphs.find(&self.store, &repository.roots, digest).await;
+    /// The descriptor of what `digest` names below the repository's images, or of what was pushed into it.
+    async fn below(&self, asked: Asked<'_>, digest: &Digest) -> Result<Option<Descriptor>, Failure> {
+        if let Some(arrived) = self.pushes.as_ref().and_then(|pushes| pushes.arrived(asked.name, digest)) {
+            return Ok(Some(arrived));
+        }
+        let found = self.graphs.find(&self.store, &asked.repository.roots, digest).await;
         found.map_err(|error| Failure::from_store(error, Failure::store()))
     }
 
     async fn blob(
         &self,
-        repository: &Repository,
+        asked: Asked<'_>,
         digest: &Digest,
         request: &http::Request<Incoming>,
     ) -> Result<Response<Body>, Failure> {
-        let blob = self.below(repository, digest).await?.ok_or_else(|| Failure::blob_unknown(digest))?;
+        let blob = self.below(asked, digest).await?.ok_or_else(|| Failure::blob_unknown(digest))?;
         if is_held(request, digest) {
             return Ok(not_modified(digest));
         }
@@ -177,8 +243,7 @@ impl Answers {
         let found = self.store.referrers(subject).await;
         let mut found = found.map_err(|error| Failure::from_store(error, Failure::store()))?;
         found.retain(|d| artifact_type.is_none_or(|wanted| d.artifact_type.as_deref() == Some(wanted)));
-        let by_digest: std::collections::BTreeMap<_, _> =
-            found.into_iter().map(|d| (d.digest.to_string(), d)).collect();
+        let by_digest: BTreeMap<_, _> = found.into_iter().map(|d| (d.digest.to_string(), d)).collect();
         let (taken, more) = page(by_digest.keys(), wanted);
         let manifests: Vec<_> = taken.iter().map(|digest| &by_digest[*digest]).collect();
         let index = json!({"schemaVersion": 2, "mediaType": MediaType::OCI_INDEX, "manifests": manifests});
@@ -201,7 +266,7 @@ fn catalog(names: &Names, wanted: &Page) -> Response<Body> {
     response
 }
 
-fn tags(name: &str, repository: &Repository, wanted: &Page) -> Response<Body> {
+fn tags(Asked { name, repository }: Asked<'_>, wanted: &Page) -> Response<Body> {
     let (taken, more) = page(repository.tags.keys(), wanted);
     let mut response = json_answer(json!({"name": name, "tags": taken}), "application/json");
     link(&mut response, next(&format!("{name}/tags/list"), &taken, more.then_some(wanted), None));
@@ -241,7 +306,7 @@ fn etag(digest: &Digest) -> String {
 }
 
 /// A header's value; what a store says, but no header can hold, is left out.
-fn value(text: impl ToString) -> HeaderValue {
+pub(super) fn value(text: impl ToString) -> HeaderValue {
     HeaderValue::from_str(&text.to_string()).unwrap_or_else(|_| HeaderValue::from_static(""))
 }
 

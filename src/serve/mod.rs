@@ -1,4 +1,5 @@
-//! The store as a read-only registry over HTTP (distribution-spec, "Pull" and "Content Discovery").
+//! The store as a registry over HTTP (distribution-spec, "Pull" and "Content Discovery"; where it is writable, "Push" and
+//! "Content Management").
 //!
 //! A repository is at `/v2/<registry>/<repository>` (a port after `_` instead of `:`, which clients accept in a path),
 //! and at `/v2/<repository>` where only one registry has it; `?ns=<registry>`, as containerd sends it to mirrors, decides.
@@ -7,7 +8,8 @@
 //! - `routes`, `range`: requests, read without I/O.
 //! - `names`, `graph`: which of the store's content a path means.
 //! - `answer`, `body`, `failure`: answers; blobs are hashed on their way out.
-//! - `access`: who may read; `deadline`: how long a client may take nothing.
+//! - `push`: what clients may write.
+//! - `access`: who may read and write; `deadline`: how long a client may take nothing.
 
 mod access;
 mod answer;
@@ -16,6 +18,7 @@ mod deadline;
 mod failure;
 mod graph;
 mod names;
+mod push;
 mod range;
 mod routes;
 
@@ -39,6 +42,7 @@ use crate::store::Store;
 use answer::Answers;
 use deadline::Patient;
 use graph::Graphs;
+use push::Pushes;
 
 /// Connections at once; further ones wait to be accepted.
 const MAX_CONNECTIONS: usize = 512;
@@ -69,7 +73,20 @@ impl Server {
         let bound = TcpListener::bind(address).await;
         let listener =
             bound.map_err(|e| Error::Usage(format!("cannot listen on {address}: {e}; choose another address")))?;
-        Ok(Server { listener, answers: Arc::new(Answers { store, access, graphs: Graphs::default() }) })
+        Ok(Server { listener, answers: Arc::new(Answers { store, access, graphs: Graphs::default(), pushes: None }) })
+    }
+
+    /// The same registry, which also takes what clients push, under the name `ADDRESS:PORT` of this listener. Whoever may
+    /// read may write.
+    ///
+    /// # Errors
+    /// `Usage` when nothing was said about credentials.
+    pub fn writable(mut self) -> Result<Server> {
+        let address = self.address()?;
+        self.answers.access.check_writes()?;
+        let answers = Arc::get_mut(&mut self.answers).expect("answers are shared only while the server runs");
+        answers.pushes = Some(Arc::new(Pushes::new(&answers.store, address)));
+        Ok(self)
     }
 
     /// Where it listens.

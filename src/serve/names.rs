@@ -19,14 +19,19 @@ pub(super) struct Repository {
 
 /// The images of the store, by registry and repository.
 #[derive(Debug, Default)]
-pub(super) struct Names(BTreeMap<(String, String), Repository>);
+pub(super) struct Names {
+    repositories: BTreeMap<(String, String), Repository>,
+    /// The registry of what was pushed to this listener.
+    own: Option<String>,
+}
 
 impl Names {
-    pub(super) fn of(images: Vec<(Reference, Descriptor)>) -> Names {
-        let mut names = Names::default();
+    /// `own` is the registry that clients mean who push and pull here.
+    pub(super) fn of(images: Vec<(Reference, Descriptor)>, own: Option<&str>) -> Names {
+        let mut names = Names { own: own.map(str::to_owned), ..Names::default() };
         for (reference, root) in images {
             let key = (reference.registry().to_owned(), reference.repository().to_owned());
-            let repository = names.0.entry(key).or_default();
+            let repository = names.repositories.entry(key).or_default();
             if let Some(tag) = reference.tag() {
                 repository.tags.insert(tag.into(), root.clone());
             }
@@ -35,11 +40,15 @@ impl Names {
         names
     }
 
-    /// The repository that `path` names: with its registry; with the one of `namespace`; or alone, where only one fits.
+    /// The repository that `path` names: pushed under it; with its registry; with the one of `namespace`; or alone, where only one fits.
     pub(super) fn find(&self, path: &str, namespace: Option<&str>) -> Result<&Repository, Failure> {
         if let Some(namespace) = namespace {
             let fits = |registry: &str| same_registry(registry, namespace);
             return self.only(path, |(registry, repository)| fits(registry) && fits_alone(registry, repository, path));
+        }
+        let pushed = self.own.as_ref().and_then(|own| self.repositories.get(&(own.clone(), path.to_owned())));
+        if let Some(pushed) = pushed {
+            return Ok(pushed);
         }
         let full = self.only(path, |(registry, repository)| full_path(registry, repository) == lower_host(path));
         match full {
@@ -49,7 +58,7 @@ impl Names {
     }
 
     fn only(&self, path: &str, fits: impl Fn(&(String, String)) -> bool) -> Result<&Repository, Failure> {
-        let found: Vec<_> = self.0.iter().filter(|(key, _)| fits(key)).collect();
+        let found: Vec<_> = self.repositories.iter().filter(|(key, _)| fits(key)).collect();
         match found[..] {
             [(_, repository)] => Ok(repository),
             [] => Err(Failure::name_unknown(format!("repository {path:?} is not in this store"))),
@@ -57,9 +66,13 @@ impl Names {
         }
     }
 
-    /// The full paths, sorted.
+    /// The paths, sorted: of what was pushed as clients named it, of all else with the registry.
     pub(super) fn paths(&self) -> BTreeSet<String> {
-        self.0.keys().map(|(registry, repository)| full_path(registry, repository)).collect()
+        let path = |(registry, repository): &(String, String)| match self.own.as_ref() == Some(registry) {
+            true => repository.clone(),
+            false => full_path(registry, repository),
+        };
+        self.repositories.keys().map(path).collect()
     }
 }
 
@@ -107,7 +120,7 @@ mod tests {
 
     fn names(references: &[&str]) -> Names {
         let root = |text: &str| Descriptor::new("x", Digest::of(text.as_bytes()), 1);
-        Names::of(references.iter().map(|text| (text.parse().unwrap(), root(text))).collect())
+        Names::of(references.iter().map(|text| (text.parse().unwrap(), root(text))).collect(), None)
     }
 
     fn tags(names: &Names, path: &str, namespace: Option<&str>) -> Vec<String> {
@@ -128,6 +141,17 @@ mod tests {
             names.paths().into_iter().collect::<Vec<_>>(),
             ["127.0.0.1_5000/library/httpd", "docker.io/library/nginx"]
         );
+    }
+
+    #[test]
+    fn what_was_pushed_wins_over_all_else_of_its_path() {
+        let mut names = names(&["nginx:1", "quay.io/library/nginx:2", "[::1]:5000/library/nginx:3"]);
+        assert!(names.find("library/nginx", None).is_err());
+        names.own = Some("[::1]:5000".into());
+        assert_eq!(tags(&names, "library/nginx", None), ["3"]);
+        assert_eq!(tags(&names, "library/nginx", Some("docker.io")), ["1"]);
+        assert_eq!(tags(&names, "docker.io/library/nginx", None), ["1"]);
+        assert!(names.paths().contains("library/nginx"));
     }
 
     #[test]

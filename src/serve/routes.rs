@@ -39,12 +39,26 @@ pub(super) enum Endpoint {
         name: String,
         page: Page,
     },
+    /// `/v2/<name>/blobs/uploads/`, and below it
+    Upload {
+        name: String,
+        session: Option<String>,
+        digest: Option<Digest>,
+        mount: Option<Mount>,
+    },
     Referrers {
         name: String,
         digest: Digest,
         artifact_type: Option<String>,
         page: Page,
     },
+}
+
+/// A blob that another repository has.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Mount {
+    pub(super) digest: Digest,
+    pub(super) from: String,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -94,6 +108,9 @@ fn endpoint(path: &str, query: &Query) -> Result<Endpoint, Failure> {
     let (Some(last), Some(kind), Some(name)) = (parts.next(), parts.next(), parts.next()) else {
         return Err(Failure::not_found("no such endpoint"));
     };
+    if let ("uploads", Some(name)) = (kind, name.strip_suffix("/blobs")) {
+        return upload(name, last, query);
+    }
     let name = name.to_string();
     match (kind, last) {
         ("manifests", selector) => Ok(Endpoint::Manifest { name, selector: select(selector)? }),
@@ -107,6 +124,14 @@ fn endpoint(path: &str, query: &Query) -> Result<Endpoint, Failure> {
         }),
         _ => Err(Failure::not_found("no such endpoint")),
     }
+}
+
+fn upload(name: &str, session: &str, query: &Query) -> Result<Endpoint, Failure> {
+    let digest = |name| query.get(name).map(|text| digest_of(&text)).transpose();
+    // Without the repository that has it there is nothing to mount: then it is uploaded.
+    let mount = digest("mount")?.zip(query.get("from")).map(|(digest, from)| Mount { digest, from });
+    let session = (!session.is_empty()).then(|| session.to_owned());
+    Ok(Endpoint::Upload { name: name.into(), session, digest: digest("digest")?, mount })
 }
 
 fn select(text: &str) -> Result<Selector, Failure> {
@@ -167,6 +192,21 @@ mod tests {
         for bad in ["sha256:..", "md5:00", "x"] {
             assert_eq!(ask(&format!("/v2/a/blobs/{bad}")).unwrap_err().code(), "DIGEST_INVALID", "{bad}");
         }
+    }
+
+    #[test]
+    fn an_upload_is_begun_mounted_or_gone_on_with() {
+        let digest = Digest::of(b"x");
+        let upload = |uri: &str| match ask(uri).unwrap().endpoint {
+            Endpoint::Upload { name, session, digest, mount } => (name, session, digest, mount),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(upload("/v2/a/b/blobs/uploads/"), ("a/b".into(), None, None, None));
+        let mount = Some(Mount { digest: digest.clone(), from: "c/d".into() });
+        assert_eq!(upload(&format!("/v2/a/blobs/uploads/?mount={digest}&from=c%2Fd")).3, mount);
+        let (_, session, end, _) = upload(&format!("/v2/a/blobs/uploads/x-y?digest={digest}"));
+        assert_eq!((session.as_deref(), end), (Some("x-y"), Some(digest)));
+        assert_eq!(ask("/v2/a/blobs/uploads/?digest=sha256:..").unwrap_err().code(), "DIGEST_INVALID");
     }
 
     #[test]

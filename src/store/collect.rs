@@ -63,7 +63,9 @@ pub struct Collected {
     pub blobs: Vec<(Digest, u64)>,
     /// Partial blobs, with the bytes that they took on the disk.
     pub partials: Vec<(Digest, u64)>,
-    /// Bytes freed on the disk, both together.
+    /// Uploads that were begun and not ended, with the bytes that they took on the disk.
+    pub uploads: Vec<(String, u64)>,
+    /// Bytes freed on the disk, all together.
     pub freed: u64,
     /// Bytes that no name needs, but that are spared.
     pub spared: u64,
@@ -163,6 +165,7 @@ impl Sweep {
         let mut result = Collected::default();
         self.blobs(&mut result)?;
         self.partials(&mut result)?;
+        self.uploads(&mut result)?;
         if self.how.effect == Effect::Remove {
             self.temporaries()?;
             let here: HashSet<_> = self.disk.blobs()?.into_iter().map(|(digest, _)| digest).collect();
@@ -208,6 +211,22 @@ impl Sweep {
             }
             result.freed += bytes;
             result.partials.push((digest, bytes));
+        }
+        Ok(())
+    }
+
+    fn uploads(&self, result: &mut Collected) -> Result<()> {
+        for (id, meta) in self.disk.uploads()? {
+            let bytes = meta.blocks() * 512;
+            if self.spares(&meta) {
+                result.spared += bytes;
+                continue;
+            }
+            if self.how.effect == Effect::Remove && !self.disk.drop_upload(&id)? {
+                continue;
+            }
+            result.freed += bytes;
+            result.uploads.push((id, bytes));
         }
         Ok(())
     }

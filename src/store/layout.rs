@@ -52,6 +52,15 @@ impl Paths {
         self.partials().join(format!("{}-{}.lock", digest.algorithm().as_str(), digest.hex()))
     }
 
+    pub fn uploads(&self) -> PathBuf {
+        self.root.join(OWN).join("uploads")
+    }
+
+    /// The `data` or the `lock` of an upload.
+    pub fn upload(&self, id: &str, kind: &str) -> PathBuf {
+        self.uploads().join(format!("{id}.{kind}"))
+    }
+
     pub fn lock(&self, name: &str) -> PathBuf {
         self.root.join(OWN).join("locks").join(name)
     }

@@ -6,6 +6,7 @@
 //!
 //! - `layout`: the files, and how they get to the disk; `lock`: who may use them.
 //! - `partial`, `stretches`, `journal`: a blob on its way in.
+//! - `receive`, `uploads`: a blob on its way in whose digest is not known yet.
 //! - `check`, `verified`: whether a blob in its place is good, and which need no second hashing.
 //! - `index`, `entered`: the names.
 //! - `graph`: what a name needs; `scan`: what lies here, named or not.
@@ -23,13 +24,16 @@ mod journal;
 mod layout;
 mod lock;
 mod partial;
+mod receive;
 mod scan;
 mod sink;
 mod source;
 mod stretches;
+mod uploads;
 mod verified;
 mod verify;
 
+use std::fs::File;
 use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -41,18 +45,19 @@ use tokio_util::sync::CancellationToken;
 use crate::content::file::Folder;
 use crate::error::{Error, Result};
 use crate::event::{Events, Silent};
-use crate::oci::{Algorithm, Descriptor, Reference};
+use crate::oci::{Algorithm, Descriptor, Digest, Reference};
 
 pub use collect::{Collect, Collected, Effect, Spare};
 pub use entered::Entered;
 pub use images::StoredImage;
 pub use index::{IMAGE_NAME, MEDIA_TYPE, PLATFORMS, REF_NAME};
+pub use receive::{Pending, Receiving};
 pub use verify::{Broken, Damage};
 
 use index::{IndexFile, Written};
 use layout::Paths;
 use lock::{Lock, Mode, Wait};
-use verified::Verified;
+use verified::{Identity, Verified};
 
 /// How long the index may be locked by others; they hold it for one write.
 const INDEX_PATIENCE: Duration = Duration::from_secs(60);
@@ -250,6 +255,23 @@ impl Disk {
             _ => {}
         }
         *synced = covered;
+        Ok(())
+    }
+
+    /// Makes a file whose bytes were found to be `digest` the blob of that name: read-only, set back in time, durable.
+    fn put_in_place(
+        &self,
+        data: &File,
+        from: &Path,
+        digest: &Digest,
+        sync: impl FnOnce(&File) -> io::Result<()>,
+    ) -> Result<()> {
+        partial::seal(data).and_then(|()| sync(data)).map_err(Error::store("sync", from))?;
+        let target = self.paths.blob(digest);
+        std::fs::rename(from, &target).map_err(Error::store("put the blob in place at", &target))?;
+        self.sync_blobs(digest.algorithm())?;
+        let meta = data.metadata().map_err(Error::store("examine", &target))?;
+        self.verified.remember(digest, Identity::of(&meta));
         Ok(())
     }
 }

@@ -17,7 +17,6 @@ use super::journal::Journal;
 use super::layout::{remove, reserve, start_write_back, sync_folder};
 use super::lock::Passing;
 use super::stretches::{Stretches, Sum, joined};
-use super::verified::Identity;
 use crate::content::file::PIECE;
 use crate::content::{Ingest, Provenance, Stretch};
 use crate::error::{Error, Result};
@@ -290,23 +289,16 @@ impl Inner {
         if found != self.blob.size {
             return Err(Error::file_size(self.path.display(), &self.blob, found));
         }
-        self.seal().map_err(self.store("sync"))?;
-        let target = self.disk.paths.blob(&self.blob.digest);
-        fs::rename(&self.path, &target).map_err(Error::store("put the blob in place at", &target))?;
-        self.disk.sync_blobs(self.blob.digest.algorithm())?;
+        self.disk.put_in_place(&self.data, &self.path, &self.blob.digest, |data| self.sync(|_| data.sync_all()))?;
         let journal = self.disk.paths.partial(&self.blob, "journal");
-        remove(&journal).map_err(Error::store("remove", &journal))?;
-        let meta = self.data.metadata().map_err(Error::store("examine", &target))?;
-        self.disk.verified.remember(&self.blob.digest, Identity::of(&meta));
-        Ok(())
+        remove(&journal).map_err(Error::store("remove", &journal))
     }
+}
 
-    /// Read-only, set back in time, and on the disk.
-    fn seal(&self) -> io::Result<()> {
-        self.data.set_modified(SystemTime::now() - SET_BACK)?;
-        self.data.set_permissions(Permissions::from_mode(0o444))?;
-        self.sync(File::sync_all)
-    }
+/// Read-only, and set back in time so that any later write changes it.
+pub(super) fn seal(data: &File) -> io::Result<()> {
+    data.set_modified(SystemTime::now() - SET_BACK)?;
+    data.set_permissions(Permissions::from_mode(0o444))
 }
 
 #[async_trait]

@@ -11,7 +11,7 @@ use super::{MAX_OUTRUN, Store, journal};
 use crate::content::{Begun, Holding, Root, Sink};
 use crate::error::{Error, Result};
 use crate::event::Event;
-use crate::oci::{Algorithm, Descriptor, Digest, Platform, RawManifest, Reference};
+use crate::oci::{Algorithm, Descriptor, Digest, Manifest, Platform, RawManifest, Reference};
 
 #[async_trait]
 impl Sink for Store {
@@ -122,6 +122,25 @@ impl Store {
         let slots = journal::peek(&path, blob.size).map_err(Error::store("read the journal", &path))?;
         let surviving = slots.into_iter().filter_map(|slot| slot.surviving(self.disk.boot, meta.len(), blob.size));
         Ok(without_overlap((0..).zip(surviving).collect()).iter().map(|(_, slot)| slot.len).sum())
+    }
+
+    /// Fails unless everything that a manifest names is here: blobs, and manifests with all that is below them.
+    ///
+    /// # Errors
+    /// `NotFound` with the first that is missing; `Invalid` when one has another size than it states.
+    pub async fn require_children(&self, manifest: &Manifest) -> Result<()> {
+        let children: Vec<&Descriptor> = match manifest {
+            Manifest::Image(image) => image.blobs().collect(),
+            Manifest::Index(index) => index.manifests.iter().collect(),
+        };
+        for child in children {
+            if matches!(manifest, Manifest::Index(_)) && child.media_type.is_manifest() {
+                self.require(&Root { descriptor: child.clone(), platforms: None }).await?;
+            } else if !self.whole(child).await? {
+                return Err(self.not_found(&child.digest));
+            }
+        }
+        Ok(())
     }
 
     /// Fails unless everything below `root` that it claims is here: a name never points to half an image.

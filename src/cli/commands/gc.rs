@@ -46,7 +46,7 @@ fn told(collected: &Collected, effect: Effect) -> String {
     let mut text = format!(
         "{verb} {} and {}, {}\n",
         plural(collected.blobs.len(), "blob"),
-        plural(collected.partials.len(), "half-fetched one"),
+        plural(collected.partials.len() + collected.uploads.len(), "half-fetched one"),
         size(collected.freed)
     );
     if collected.spared > 0 {
@@ -70,6 +70,7 @@ fn described(collected: &Collected) -> serde_json::Value {
     serde_json::json!({
         "blobs": digests(&collected.blobs),
         "partials": digests(&collected.partials),
+        "uploads": collected.uploads.len(),
         "freed": collected.freed,
         "spared": collected.spared,
     })
@@ -83,7 +84,7 @@ mod tests {
     #[test]
     fn what_was_removed_and_what_was_kept_is_told() {
         let blobs = vec![(Digest::of(b"a"), 1_000_000)];
-        let collected = Collected { blobs, partials: Vec::new(), freed: 1_000_000, spared: 2000 };
+        let collected = Collected { blobs, freed: 1_000_000, spared: 2000, ..Collected::default() };
         let text = told(&collected, Effect::Preview);
         assert!(text.starts_with("Would remove 1 blob and 0 half-fetched ones, 1.00 MB\nKept 2.00 kB"), "{text}");
         assert_eq!(described(&collected)["blobs"][0]["size"], 1_000_000);

@@ -1,4 +1,4 @@
-//! `layerpull serve`: the store as a registry, read-only.
+//! `layerpull serve`: the store as a registry.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -19,15 +19,18 @@ pub struct Args {
     /// Address to listen on; port 0 takes a free one [default: 127.0.0.1:5000]
     #[arg(long, value_name = "ADDRESS:PORT", value_parser = socket)]
     pub listen: Option<SocketAddr>,
-    /// File with USER:PASSWORD lines; only these users may read
+    /// File with USER:PASSWORD lines; only these users are let in
     #[arg(long, value_name = "FILE", conflicts_with = "no_auth")]
     users: Option<PathBuf>,
-    /// The only user who may read; other users of this machine can see it: prefer --users
+    /// The only user who is let in; other users of this machine can see it: prefer --users
     #[arg(long, value_name = "USER:PASSWORD", value_parser = values::credentials, conflicts_with_all = ["users", "no_auth"])]
     creds: Option<Credential>,
-    /// Let everybody read who can reach the address, also from other machines
+    /// Let everybody in who can reach the address, also from other machines
     #[arg(long)]
     no_auth: bool,
+    /// Take pushes, too, and keep them in the store; wants --users, --creds or --no-auth
+    #[arg(long)]
+    writable: bool,
 }
 
 /// Serves until it is interrupted, which is no failure.
@@ -36,8 +39,8 @@ pub struct Args {
 /// `Usage` for an address that others can reach without a word about credentials, and for one that is taken.
 pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     let store = place::store(context, context.notices())?;
-    let access = access(&args)?;
-    let server = Server::bind(context.settings.listen.value, access, store.clone()).await?;
+    let bound = Server::bind(context.settings.listen.value, access(&args)?, store.clone()).await?;
+    let server = if args.writable { bound.writable()? } else { bound };
     note(&format!("serving {} on http://{}", store.root().display(), server.address()?));
     server.run(context.cancel.clone()).await;
     match context.cancel.is_cancelled() {

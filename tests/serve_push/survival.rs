@@ -1,0 +1,64 @@
+//! What a server that is killed leaves to the next one.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use layerpull::oci::Digest;
+use layerpull::store::{Collect, Spare};
+use reqwest::{Method, StatusCode};
+use support::command::{Layerpull, Running};
+use support::images::Content;
+use tokio::io::AsyncWriteExt;
+
+use crate::scene::{Client, Registry};
+
+/// `layerpull serve --writable` on this store, and a client of it.
+fn serve(store: &std::path::Path) -> (Running, Client) {
+    let command = Layerpull::new().args(["serve", "--writable", "--no-auth", "--listen", "127.0.0.1:0"]).store(store);
+    let running = command.spawn();
+    let text = running.until_stderr("\n");
+    let address: SocketAddr = text.trim().rsplit("http://").next().unwrap().parse().expect(&text);
+    (running, Client(address))
+}
+
+#[tokio::test]
+async fn a_chunk_that_was_on_its_way_when_the_server_was_killed_is_gone_on_with() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = dir.path().join("store");
+    let bytes = Content::Noise { seed: 1, size: 8 << 20 }.to_bytes();
+    let (server, client) = serve(&store);
+    let location = client.begin("a").await;
+    let connection = client.patch_raw(&location, bytes.len(), &bytes[..5 << 20]).await;
+    let before = client.until_range(&location, |last| last >= 4 << 20).await;
+    server.kill();
+    drop(connection);
+
+    let (_server, client) = serve(&store);
+    let last = client.until_range(&location, |_| true).await;
+    assert!(last >= before && last < 5 << 20, "{last} after {before}");
+    let end = client.request(Method::PUT, &format!("{location}?digest={}", Digest::of(&bytes)));
+    let end = end.body(bytes.slice(last as usize + 1..)).send().await.unwrap();
+    assert_eq!(end.status(), StatusCode::CREATED);
+}
+
+#[tokio::test]
+async fn a_client_that_takes_its_time_keeps_no_gc_waiting_and_loses_nothing() {
+    let registry = Registry::start().await;
+    let client = registry.client();
+    let bytes = Content::Noise { seed: 2, size: 1 << 20 }.to_bytes();
+    let location = client.begin("a").await;
+    let mut connection = client.patch_raw(&location, bytes.len(), &bytes[..900 << 10]).await;
+    client.until_range(&location, |last| last >= 512 << 10).await;
+    let how = Collect { spare: Spare::Nothing, patience: Duration::from_secs(1), ..Collect::default() };
+    assert_eq!(registry.store.collect(how).await.unwrap().uploads.len(), 0);
+    connection.write_all(&bytes[900 << 10..]).await.unwrap();
+    client.until_range(&location, |last| last + 1 == 1 << 20).await;
+    let end = client.send(Method::PUT, &format!("{location}?digest={}", Digest::of(&bytes))).await;
+    assert_eq!(end.status(), StatusCode::CREATED);
+}
+
+#[test]
+fn the_flag_wants_credentials_or_a_word_that_none_are_wanted() {
+    let output = Layerpull::new().args(["serve", "--writable", "--listen", "127.0.0.1:0"]).run().code(2);
+    assert!(output.stderr.contains("--no-auth"), "{}", output.stderr);
+}
