@@ -1,0 +1,437 @@
+//! One blob on its way into a repository (distribution-spec, "Pushing blobs").
+//!
+//! A small blob is kept in memory until its digest agreed, and travels in one PUT. A larger one goes in chunks, each a
+//! PATCH whose end the registry confirms; what it confirmed is remembered for another process. An empty PUT, sent only when
+//! our own hash agreed, makes it visible.
+//!
+//! A chunk has no stated length, as docker sends it, so that an interrupt can end it cleanly at any byte: registries such
+//! as docker-registry 2.8.2 lose the whole session when the body of a PATCH is cut, whether its length was stated or not.
+//! Where the registry names a least length of chunks (`OCI-Chunk-Min-Length`), or wants a length (411), chunks have one,
+//! and an interrupt cuts the one on its way.
+//!
+//! - `target`: the requests; `supply`: a body on its way; `written`: hash, and what can be sent again.
+
+pub(super) mod supply;
+pub(super) mod target;
+mod written;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use reqwest::{Method, Url};
+use supply::{Flow, Framing, PIECE, Push};
+use target::{Opened, Target, moved, received};
+use tokio::sync::Mutex;
+use written::{Mark, TAIL, Written};
+
+use super::answer::Answer;
+use crate::content::{Holding, Standing, Upload};
+use crate::error::{Error, Fault, Result};
+use crate::oci::Hasher;
+use crate::state::{OpenUpload, State, UploadKey};
+
+/// A blob on its way. See [`Upload`].
+///
+/// A cancelled `write` may have taken some of its bytes: [`Upload::offset`] says how many.
+pub(super) struct BlobUpload {
+    offset: Arc<AtomicU64>,
+    inner: Mutex<Inner>,
+}
+
+struct Inner {
+    target: Target,
+    state: Arc<State>,
+    /// The length of a chunk, unless the registry wants longer ones.
+    chunk: u64,
+    chunks: Chunks,
+    /// `None`: a new session is to be opened.
+    opened: Option<Opened>,
+    flow: Option<Flow>,
+    /// Where the chunk that is on its way, or comes next, begins: the registry has everything before.
+    confirmed: u64,
+    /// Where the next byte that is sent belongs. What was written before it is only hashed.
+    sent: u64,
+    written: Written,
+    trust: Trust,
+}
+
+/// How chunks say where they end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Chunks {
+    Open,
+    Stated,
+}
+
+/// Whether the registry is known to stand where we think.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Trust {
+    Known,
+    /// After a failure: it must be asked.
+    Unknown,
+}
+
+/// The key under which an upload is remembered.
+pub(super) fn key(target: &Target) -> UploadKey {
+    UploadKey {
+        registry: target.session.registry().to_owned(),
+        repository: target.repository.clone(),
+        digest: target.blob.digest.clone(),
+    }
+}
+
+impl BlobUpload {
+    /// Begins in a session that has nothing yet.
+    pub(super) fn begin(target: Target, opened: Opened, state: Arc<State>, chunk: u64) -> BlobUpload {
+        let offset = Arc::default();
+        let written = Written::new(target.blob.digest.algorithm(), Arc::clone(&offset));
+        BlobUpload::new(target, opened, state, chunk, (offset, written))
+    }
+
+    /// Goes on with what a former process sent. `None` where the registry does not know of it any more.
+    ///
+    /// # Errors
+    /// Transient ones: then it may still be there.
+    pub(super) async fn take_up(
+        target: Target,
+        left: OpenUpload,
+        state: Arc<State>,
+        chunk: u64,
+    ) -> Result<Option<BlobUpload>> {
+        let algorithm = target.blob.digest.algorithm();
+        let base = target.session.base().await?;
+        let location = Url::parse(&left.location).ok().filter(|url| url.scheme() == "https" || base.scheme() == "http");
+        let (Some(location), Some(hasher)) = (location, Hasher::restore(algorithm, &left.hash)) else {
+            return Ok(None);
+        };
+        let Some((opened, stands)) = target.stands(&Opened { location, minimum: left.minimum }).await? else {
+            return Ok(None);
+        };
+        let offset = Arc::default();
+        let written = Written::from(algorithm, Mark { offset: left.offset, hasher }, Arc::clone(&offset));
+        let mut upload = BlobUpload::new(target, opened, state, chunk, (offset, written));
+        upload.inner.get_mut().go_to(stands);
+        Ok(Some(upload))
+    }
+
+    fn new(
+        target: Target,
+        opened: Opened,
+        state: Arc<State>,
+        chunk: u64,
+        (offset, written): (Arc<AtomicU64>, Written),
+    ) -> BlobUpload {
+        let chunks = if opened.minimum > 0 { Chunks::Stated } else { Chunks::Open };
+        let inner = Inner {
+            target,
+            state,
+            chunk: chunk.max(1),
+            chunks,
+            opened: Some(opened),
+            flow: None,
+            confirmed: 0,
+            sent: 0,
+            written,
+            trust: Trust::Known,
+        };
+        BlobUpload { offset, inner: Mutex::new(inner) }
+    }
+}
+
+#[async_trait]
+impl Upload for BlobUpload {
+    fn offset(&self) -> u64 {
+        self.offset.load(Ordering::Relaxed)
+    }
+
+    async fn write(&self, bytes: Bytes) -> Result<()> {
+        self.inner.lock().await.write(bytes).await
+    }
+
+    async fn resume(&self) -> Result<Standing> {
+        self.inner.lock().await.resume().await
+    }
+
+    async fn save(&self) -> Result<()> {
+        self.inner.lock().await.save().await
+    }
+
+    async fn commit(&self) -> Result<()> {
+        self.inner.lock().await.commit().await
+    }
+}
+
+impl Inner {
+    async fn write(&mut self, mut bytes: Bytes) -> Result<()> {
+        let size = self.target.blob.size;
+        if self.written.offset().saturating_add(bytes.len() as u64) > size {
+            return Err(self.disagrees(format!("more than the {size} bytes that its descriptor names")));
+        }
+        // What a resume left in memory goes first: so what is not sent yet never leaves it.
+        self.pump().await?;
+        while !bytes.is_empty() {
+            let step = self.step().min(bytes.len() as u64) as usize;
+            self.written.take(bytes.split_to(step));
+            self.pump().await?;
+        }
+        Ok(())
+    }
+
+    /// How many bytes may be taken at once: no more than a piece, and not beyond a chunk, so that the hash is known at its
+    /// end.
+    fn step(&self) -> u64 {
+        let written = self.written.offset();
+        let end = if written < self.sent { self.sent } else { self.chunk_end() };
+        end.saturating_sub(written).clamp(1, PIECE as u64)
+    }
+
+    fn is_small(&self) -> bool {
+        self.target.blob.size <= TAIL
+    }
+
+    fn chunk_end(&self) -> u64 {
+        let minimum = self.opened.as_ref().map_or(0, |opened| opened.minimum);
+        self.confirmed.saturating_add(self.chunk.max(minimum)).min(self.target.blob.size)
+    }
+
+    /// Sends what is written and not yet sent.
+    async fn pump(&mut self) -> Result<()> {
+        if self.is_small() {
+            return Ok(());
+        }
+        if self.flow.as_ref().is_some_and(Flow::is_ending) {
+            self.end_chunk().await?;
+        }
+        while self.sent < self.written.offset() {
+            let room = (self.chunk_end() - self.sent).min(PIECE as u64);
+            let piece = self.written.again(self.sent, room).ok_or_else(|| self.lost("bytes to be sent are gone"))?;
+            let length = piece.len() as u64;
+            self.open_chunk().await?;
+            self.push(piece).await?;
+            self.sent += length;
+            if self.sent == self.chunk_end() {
+                self.end_chunk().await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Opens the next chunk, unless one is on its way.
+    async fn open_chunk(&mut self) -> Result<()> {
+        if self.flow.is_some() {
+            return Ok(());
+        }
+        if self.trust == Trust::Unknown {
+            return Err(self.lost("the registry was not asked where the upload stands"));
+        }
+        let Some(opened) = &self.opened else { return Err(self.lost("there is no session")) };
+        let framing = match self.chunks {
+            Chunks::Open => Framing::Open,
+            Chunks::Stated => Framing::Part(self.confirmed..self.chunk_end()),
+        };
+        let ask = self.target.ask_session(Method::PATCH, opened);
+        // From here on the registry may have bytes that a killed process cannot tell of any more.
+        self.remember().await;
+        self.flow = Some(Flow::open(&self.target.session, ask, framing));
+        Ok(())
+    }
+
+    async fn push(&mut self, piece: Bytes) -> Result<()> {
+        let Some(flow) = &mut self.flow else { return Err(self.lost("there is no request")) };
+        match flow.push(piece).await {
+            Ok(Push::Taken) => Ok(()),
+            Ok(Push::Answered(answer)) => Err(self.refused(*answer).await),
+            Err(e) => Err(self.failed(e)),
+        }
+    }
+
+    /// Ends the chunk on its way and checks what the registry says to have.
+    async fn end_chunk(&mut self) -> Result<()> {
+        let Some(flow) = &mut self.flow else { return Ok(()) };
+        let answer = match flow.finish().await {
+            Ok(answer) if answer.status().is_success() => answer,
+            Ok(answer) => return Err(self.refused(answer).await),
+            Err(e) => return Err(self.failed(e)),
+        };
+        self.flow = None;
+        let has = received(&answer).unwrap_or(self.sent);
+        self.opened = match self.opened.as_ref().map(|opened| moved(&answer, opened)).transpose() {
+            Ok(opened) => opened,
+            Err(e) => return Err(self.failed(e)),
+        };
+        // `0-0` is one byte where one was sent.
+        if has != self.sent && (has, self.sent) != (0, 1) {
+            let why = format!("it says to have {has} bytes of the {} that were sent", self.sent);
+            return Err(self.failed(answer.protocol(why)));
+        }
+        self.confirmed = self.sent;
+        if self.written.offset() == self.sent {
+            self.written.mark();
+            self.remember().await;
+        }
+        Ok(())
+    }
+
+    /// An answer that ends the request on its way before its time.
+    async fn refused(&mut self, answer: Answer) -> Error {
+        let status = answer.status().as_u16();
+        if status == 411 {
+            self.chunks = Chunks::Stated;
+        }
+        let error = match status {
+            200..=299 => answer.protocol("it answered before the end of the body"),
+            _ => self.target.refusal(answer).await,
+        };
+        self.failed(error)
+    }
+
+    fn failed(&mut self, error: Error) -> Error {
+        self.flow = None;
+        self.trust = Trust::Unknown;
+        error
+    }
+
+    fn lost(&self, why: &str) -> Error {
+        Error::network(self.target.session.registry(), &self.target.blob.digest, Fault::Protocol(why.to_owned()))
+    }
+
+    fn disagrees(&self, why: String) -> Error {
+        let (what, place) = (self.target.blob.digest.to_string(), self.target.session.registry().to_owned());
+        Error::Verification { what, place, why }
+    }
+
+    async fn resume(&mut self) -> Result<Standing> {
+        self.flow = None;
+        if let Some(opened) = self.opened.clone() {
+            if let Some((opened, stands)) = self.target.stands(&opened).await? {
+                self.opened = Some(opened);
+                self.go_to(stands);
+                return Ok(Standing::Open);
+            }
+            // A session is also gone when its end was reached and only the answer lost.
+            if self.target.holds().await? == Holding::Whole {
+                self.ended().await;
+                return Ok(Standing::Held);
+            }
+            self.opened = None;
+        }
+        self.opened = Some(self.target.open().await?);
+        self.go_to(0);
+        Ok(Standing::Open)
+    }
+
+    /// Goes on where the registry stands.
+    fn go_to(&mut self, stands: u64) {
+        self.written.rewind(stands);
+        (self.confirmed, self.sent, self.trust) = (stands, stands, Trust::Known);
+    }
+
+    async fn save(&mut self) -> Result<()> {
+        if self.trust == Trust::Known && self.chunks == Chunks::Open {
+            self.pump().await?;
+            self.end_chunk().await?;
+        }
+        Ok(())
+    }
+
+    async fn commit(&mut self) -> Result<()> {
+        let (size, digest) = (self.target.blob.size, self.target.blob.digest.clone());
+        let written = self.written.offset();
+        if written != size {
+            return Err(self.lost(&format!("{written} of {size} bytes were written")));
+        }
+        self.pump().await?;
+        let found = self.written.digest();
+        if found != digest {
+            self.cancel().await;
+            return Err(self.disagrees(format!("the bytes written have digest {found}")));
+        }
+        let answer = self.put().await?;
+        let kept = answer.header("docker-content-digest").is_none_or(|said| said == digest.to_string());
+        // Some registries keep a blob under another algorithm's digest than the one that was asked for.
+        if !kept && self.target.holds().await? != Holding::Whole {
+            let why = "the registry keeps it under another digest only".to_owned();
+            return Err(Error::Invalid { what: answer.what, place: answer.place, why });
+        }
+        self.ended().await;
+        Ok(())
+    }
+
+    /// The PUT that ends the blob; with its bytes when it is small.
+    async fn put(&mut self) -> Result<Answer> {
+        if self.trust == Trust::Unknown {
+            return Err(self.lost("the registry was not asked where the upload stands"));
+        }
+        let Some(opened) = &self.opened else { return Err(self.lost("there is no session")) };
+        let (mut at, size) = (self.sent, self.target.blob.size);
+        self.flow = Some(Flow::open(
+            &self.target.session,
+            self.target.ask_end(opened),
+            Framing::Length(size.saturating_sub(at)),
+        ));
+        // Cancelled in here, it is unknown what the registry has.
+        self.trust = Trust::Unknown;
+        while at < size {
+            let piece = self.written.again(at, PIECE as u64).ok_or_else(|| self.lost("bytes to be sent are gone"))?;
+            at += piece.len() as u64;
+            self.push(piece).await?;
+        }
+        let Some(flow) = &mut self.flow else { return Err(self.lost("there is no request")) };
+        let answer = match flow.finish().await {
+            Ok(answer) => answer,
+            Err(e) => return Err(self.failed(e)),
+        };
+        self.flow = None;
+        if answer.status().is_success() {
+            return Ok(answer);
+        }
+        let error = self.refused(answer).await;
+        if matches!(error, Error::Verification { .. }) {
+            self.cancel().await;
+        }
+        Err(error)
+    }
+
+    /// Ends the session, whose bytes are wrong, and begins anew with the next resume.
+    async fn cancel(&mut self) {
+        self.flow = None;
+        if let Some(opened) = self.opened.take() {
+            self.target.cancel(&opened).await;
+        }
+        self.forget().await;
+        self.written.clear();
+        (self.confirmed, self.sent, self.trust) = (0, 0, Trust::Unknown);
+    }
+
+    /// The blob is there.
+    async fn ended(&mut self) {
+        self.flow = None;
+        self.opened = None;
+        let target = &self.target;
+        self.state.held(target.session.registry(), &target.repository, &target.blob.digest);
+        self.forget().await;
+    }
+
+    /// Remembers what another process needs to go on.
+    async fn remember(&self) {
+        let Some(opened) = &self.opened else { return };
+        let mark = self.written.marked();
+        let upload = OpenUpload::new(key(&self.target), opened.location.to_string(), mark.offset, mark.hasher.save());
+        let upload = OpenUpload { minimum: opened.minimum, ..upload };
+        self.off(move |state| state.keep_upload(upload)).await;
+    }
+
+    async fn forget(&self) {
+        let key = key(&self.target);
+        if !self.is_small() {
+            self.off(move |state| state.forget_upload(&key)).await;
+        }
+    }
+
+    /// Does `work` where it may wait for the disk. A failure is a hint less.
+    async fn off(&self, work: impl FnOnce(&State) + Send + 'static) {
+        let state = self.state.clone();
+        let _ = tokio::task::spawn_blocking(move || work(&state)).await;
+    }
+}
