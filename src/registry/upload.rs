@@ -105,9 +105,14 @@ impl BlobUpload {
         let (Some(location), Some(hasher)) = (location, Hasher::restore(algorithm, &left.hash)) else {
             return Ok(None);
         };
-        let Some((opened, stands)) = target.stands(&Opened { location, minimum: left.minimum }).await? else {
+        let Some((opened, stands)) = target.settled(&Opened { location, minimum: left.minimum }).await? else {
             return Ok(None);
         };
+        if stands == 0 {
+            // Or one byte, which looks the same.
+            target.cancel(&opened).await;
+            return Ok(None);
+        }
         let offset = Arc::default();
         let written = Written::from(algorithm, Mark { offset: left.offset, hasher }, Arc::clone(&offset));
         let mut upload = BlobUpload::new(target, opened, state, chunk, (offset, written));
@@ -182,7 +187,11 @@ impl Inner {
     /// end.
     fn step(&self) -> u64 {
         let written = self.written.offset();
-        let end = if written < self.sent { self.sent } else { self.chunk_end() };
+        let end = match written {
+            _ if self.is_small() => self.target.blob.size,
+            _ if written < self.sent => self.sent,
+            _ => self.chunk_end(),
+        };
         end.saturating_sub(written).clamp(1, PIECE as u64)
     }
 
@@ -304,10 +313,15 @@ impl Inner {
     async fn resume(&mut self) -> Result<Standing> {
         self.flow = None;
         if let Some(opened) = self.opened.clone() {
-            if let Some((opened, stands)) = self.target.stands(&opened).await? {
-                self.opened = Some(opened);
-                self.go_to(stands);
-                return Ok(Standing::Open);
+            match self.target.settled(&opened).await? {
+                // Nothing and one byte look the same: only where nothing was sent is it nothing.
+                Some((opened, stands)) if stands > 0 || self.sent == 0 => {
+                    self.opened = Some(opened);
+                    self.go_to(stands);
+                    return Ok(Standing::Open);
+                }
+                Some((opened, _)) => self.target.cancel(&opened).await,
+                None => {}
             }
             // A session is also gone when its end was reached and only the answer lost.
             if self.target.holds().await? == Holding::Whole {

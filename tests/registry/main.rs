@@ -1,7 +1,10 @@
-//! Reading from registries.
+//! Reading from registries and writing to them.
 
 mod auth;
+mod keeper;
+mod push;
 mod real;
 mod scripted;
 mod source;
 mod tls;
+mod uploads;

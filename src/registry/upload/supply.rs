@@ -113,7 +113,10 @@ impl Flow {
     /// # Errors
     /// [`Push::Answered`] when the answer came before the body had ended.
     pub(super) async fn push(&mut self, piece: Bytes) -> Result<Push> {
-        let Some(sender) = &self.sender else { return self.answered().await };
+        // The connection may go on to take a body that nobody wants any more.
+        let Some(sender) = self.sender.as_ref().filter(|_| !self.answer.is_finished()) else {
+            return self.answered().await;
+        };
         let given = timeout(self.stall, sender.reserve()).await.map(|room| room.map(|room| room.send(piece)));
         match given {
             Ok(Ok(())) => Ok(Push::Taken),

@@ -1,6 +1,7 @@
 //! One blob at one repository: the requests of its way there (distribution-spec, "Pushing blobs").
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use reqwest::{Method, Url};
 
@@ -10,6 +11,10 @@ use crate::oci::Descriptor;
 use crate::registry::answer::Answer;
 use crate::registry::auth::Access;
 use crate::registry::session::{Ask, Session, location};
+
+/// Between two looks at a session that was cut. Where both say the same, nothing comes in any more.
+const SETTLING: Duration = Duration::from_millis(100);
+const MAX_LOOKS: usize = 20;
 
 /// Which blob goes where.
 #[derive(Clone)]
@@ -120,6 +125,25 @@ impl Target {
             Some(length) if length != self.blob.size => Holding::Missing,
             _ => Holding::Whole,
         }
+    }
+
+    /// Where a session stands once nothing comes in any more: a registry may still read what a connection that was cut had
+    /// brought, and what is sent meanwhile would end up behind it.
+    pub(super) async fn settled(&self, opened: &Opened) -> Result<Option<(Opened, u64)>> {
+        let mut last = self.stands(opened).await?;
+        for _ in 0..MAX_LOOKS {
+            let Some((opened, stands)) = &last else { return Ok(None) };
+            if *stands == self.blob.size {
+                return Ok(last);
+            }
+            tokio::time::sleep(SETTLING).await;
+            let next = self.stands(opened).await?;
+            if next.as_ref().is_some_and(|(_, now)| now == stands) {
+                return Ok(next);
+            }
+            last = next;
+        }
+        Ok(None)
     }
 
     /// Where a session stands. `None`: it is lost, or the registry cannot tell.

@@ -63,14 +63,15 @@ impl Written {
 
     /// At most `limit` bytes from `offset` on, if they are still there.
     pub(super) fn again(&self, offset: u64, limit: u64) -> Option<Bytes> {
-        let mut start = self.offset() - self.tail_length;
         let into = |n: u64| usize::try_from(n).ok();
-        for piece in &self.tail {
-            let end = start + piece.len() as u64;
+        let mut end = self.offset();
+        // Nearly always it is the last piece.
+        for piece in self.tail.iter().rev() {
+            let start = end - piece.len() as u64;
             if (start..end).contains(&offset) {
                 return Some(piece.slice(into(offset - start)?..into(end.min(offset.saturating_add(limit)) - start)?));
             }
-            start = end;
+            end = start;
         }
         None
     }
