@@ -7,4 +7,5 @@ mod real;
 mod scripted;
 mod source;
 mod tls;
+mod upload_access;
 mod uploads;

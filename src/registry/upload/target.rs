@@ -172,6 +172,10 @@ impl Target {
     pub(super) async fn refusal(&self, answer: Answer) -> Error {
         let status = answer.status().as_u16();
         let (place, what) = (answer.place.clone(), answer.what.clone());
+        if (300..400).contains(&status) {
+            let why = format!("HTTP {status}: a redirect that came when a part of the body had gone already");
+            return Error::Invalid { what, place, why };
+        }
         match (status, self.session.failure(answer).await) {
             (404 | 410 | 411 | 416, Error::NotFound { why, .. } | Error::Invalid { why, .. }) => {
                 Error::network(place, what, Fault::Protocol(format!("HTTP {status} {why}")))
