@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, LOCATION, RANGE};
+use reqwest::header::{
+    ACCEPT, AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, LOCATION, RANGE,
+};
 use reqwest::{Method, StatusCode, Url};
 
 use super::answer::Answer;
@@ -61,11 +63,11 @@ impl Ask {
         if let Some(authorization) = authorization.filter(|_| same_origin(&url, base)) {
             headers.insert(AUTHORIZATION, authorization.header().clone());
         }
-        let body = match self.method {
+        let body = self.body.as_ref().map(|body| body.bytes.clone());
+        if self.method == Method::POST && body.is_none() {
             // Some servers want a length also where there is nothing.
-            Method::POST => Some(self.body.as_ref().map(|body| body.bytes.clone()).unwrap_or_default()),
-            _ => self.body.as_ref().map(|body| body.bytes.clone()),
-        };
+            headers.insert(CONTENT_LENGTH, 0.into());
+        }
         Ok(Request { method: self.method.clone(), url, headers, body, what: self.what.clone() })
     }
 }

@@ -254,20 +254,20 @@ impl Inner {
     /// Ends the session, whose bytes are wrong, and begins anew with the next resume.
     async fn cancel(&mut self) {
         self.flow = None;
+        self.written.clear();
+        (self.confirmed, self.sent, self.trust) = (0, 0, Trust::Unknown);
         if let Some(opened) = self.opened.take() {
             self.target.cancel(&opened).await;
         }
         self.forget().await;
-        self.written.clear();
-        (self.confirmed, self.sent, self.trust) = (0, 0, Trust::Unknown);
     }
 
     /// The blob is there.
     async fn ended(&mut self) {
         self.flow = None;
         self.opened = None;
-        let target = &self.target;
-        self.state.held(target.session.registry(), &target.repository, &target.blob.digest);
+        let UploadKey { registry, repository, digest } = key(&self.target);
+        self.off(move |state| state.held(&registry, &repository, &digest)).await;
         self.forget().await;
     }
 

@@ -55,8 +55,6 @@ pub struct Kept {
     pub knows_head: Option<bool>,
     /// The repositories that blobs can be mounted from.
     pub mountable: Vec<&'static str>,
-    /// Everything but the POST of an upload wants this header.
-    pub token: Option<&'static str>,
     states: u64,
 }
 
@@ -168,8 +166,8 @@ async fn serve(stream: TcpStream, keeper: Keeper) {
     while exchange(&mut wire, &keeper).await.is_some() {}
 }
 
-/// One request. `None` ends the connection.
-async fn exchange(wire: &mut Wire, keeper: &Keeper) -> Option<()> {
+/// The head of a request.
+async fn head(wire: &mut Wire) -> Option<Asked> {
     let first = wire.line().await?;
     let mut words = first.split(' ');
     let (method, target) = (words.next()?.to_owned(), words.next()?.to_owned());
@@ -179,6 +177,27 @@ async fn exchange(wire: &mut Wire, keeper: &Keeper) -> Option<()> {
         let Some((name, value)) = line.split_once(": ") else { break };
         headers.insert(name.to_lowercase(), value.to_owned());
     }
+    Some(Asked { method, target, headers, body: 0 })
+}
+
+/// Takes at most `limit` bytes of a body. `None` when the connection broke.
+async fn take(wire: &mut Wire, rest: &mut Rest, limit: usize, keep: impl Fn(&[u8])) -> Option<()> {
+    let mut taken = 0;
+    while taken < limit {
+        let got = piece(wire, rest, limit - taken).await?;
+        if got.is_empty() {
+            break;
+        }
+        taken += got.len();
+        keep(&got);
+    }
+    Some(())
+}
+
+/// One request. `None` ends the connection.
+async fn exchange(wire: &mut Wire, keeper: &Keeper) -> Option<()> {
+    let asked = head(wire).await?;
+    let Asked { method, target, headers, .. } = asked.clone();
     let mut rest = match headers.get("content-length") {
         Some(length) => Rest::Length(length.parse().unwrap()),
         None if headers.contains_key("transfer-encoding") => Rest::Chunks(0),
@@ -186,7 +205,7 @@ async fn exchange(wire: &mut Wire, keeper: &Keeper) -> Option<()> {
     };
     let (number, fault) = {
         let mut kept = keeper.kept();
-        kept.asked.push(Asked { method: method.clone(), target: target.clone(), headers: headers.clone(), body: 0 });
+        kept.asked.push(asked);
         let armed = kept.faults.iter().position(|(name, _)| *name == method);
         (kept.asked.len() - 1, armed.map(|i| kept.faults.remove(i).1))
     };
@@ -204,19 +223,14 @@ async fn exchange(wire: &mut Wire, keeper: &Keeper) -> Option<()> {
         Some(Fault::Cut(limit) | Fault::CutAndLose(limit) | Fault::Stall(limit)) => limit,
         _ => usize::MAX,
     };
-    let mut taken = 0;
-    while taken < limit {
-        let got = piece(wire, &mut rest, limit - taken).await?;
-        if got.is_empty() {
-            break;
-        }
-        taken += got.len();
+    take(wire, &mut rest, limit, |got| {
         let mut kept = keeper.kept();
         kept.asked[number].body += got.len();
         if let Some(bytes) = kept.sessions.get_mut(&session) {
-            bytes.extend_from_slice(&got);
+            bytes.extend_from_slice(got);
         }
-    }
+    })
+    .await?;
     match fault {
         Some(Fault::Cut(_)) => return None,
         Some(Fault::CutAndLose(_)) => {
@@ -226,7 +240,7 @@ async fn exchange(wire: &mut Wire, keeper: &Keeper) -> Option<()> {
         Some(Fault::Stall(_)) => std::future::pending().await,
         _ => {}
     }
-    let (head, body) = respond(&mut keeper.kept(), &keeper.authority, (&method, &target, &session), &headers);
+    let (head, body) = respond(&mut keeper.kept(), &keeper.authority, (&method, &target, &session));
     if let Some(Fault::NoReply) = fault {
         return None;
     }
@@ -239,34 +253,15 @@ async fn answer(wire: &mut Wire, head: &str, body: &str) -> Option<()> {
     wire.stream.write_all(format!("HTTP/1.1 {head}{length}\r\n{body}").as_bytes()).await.ok()
 }
 
-fn respond(
-    kept: &mut Kept,
-    authority: &str,
-    (method, target, session): (&str, &str, &str),
-    headers: &BTreeMap<String, String>,
-) -> (String, String) {
+fn respond(kept: &mut Kept, authority: &str, (method, target, session): (&str, &str, &str)) -> (String, String) {
     let query = |name: &str| {
         let url = format!("http://x{target}").parse::<reqwest::Url>().unwrap();
         url.query_pairs().find(|(known, _)| known == name).map(|(_, value)| value.into_owned())
     };
     let unknown =
         || ("404 Not Found\r\n".to_owned(), r#"{"errors":[{"code":"BLOB_UPLOAD_UNKNOWN","message":"m"}]}"#.to_owned());
-    if let Some(token) = kept.token.filter(|token| headers.get("authorization").is_none_or(|a| a != token)) {
-        let _ = token;
-        return ("401 Unauthorized\r\nWWW-Authenticate: Basic realm=\"r\"\r\n".into(), String::new());
-    }
     match (method, target.contains("/blobs/uploads/")) {
-        ("HEAD" | "GET", false) => {
-            let digest = target.rsplit('/').next().unwrap();
-            match kept.blobs.get(digest) {
-                _ if method == "HEAD" && kept.knows_head == Some(false) => ("405 No\r\n".into(), String::new()),
-                Some(bytes) if method == "HEAD" => {
-                    (format!("200 OK\r\nContent-Length: {}\r\n", bytes.len()), String::new())
-                }
-                Some(bytes) => (format!("206 Part\r\nContent-Range: bytes 0-0/{}\r\n", bytes.len()), "x".into()),
-                None => ("404 Not Found\r\n".into(), String::new()),
-            }
-        }
+        ("HEAD" | "GET", false) => blob(kept, method, target.rsplit('/').next().unwrap()),
         ("POST", _) => {
             let (mount, from) = (query("mount"), query("from").unwrap_or_default());
             if mount.is_some_and(|digest| kept.blobs.contains_key(&digest)) && kept.mountable.contains(&from.as_str()) {
@@ -296,6 +291,15 @@ fn respond(
             (head, String::new())
         }
         _ => ("405 No\r\n".into(), String::new()),
+    }
+}
+
+fn blob(kept: &Kept, method: &str, digest: &str) -> (String, String) {
+    match (kept.blobs.get(digest), method) {
+        (_, "HEAD") if kept.knows_head == Some(false) => ("405 No\r\n".into(), String::new()),
+        (Some(bytes), "HEAD") => (format!("200 OK\r\nContent-Length: {}\r\n", bytes.len()), String::new()),
+        (Some(bytes), _) => (format!("206 Part\r\nContent-Range: bytes 0-0/{}\r\n", bytes.len()), "x".into()),
+        (None, _) => ("404 Not Found\r\n".into(), String::new()),
     }
 }
 

@@ -112,15 +112,17 @@ impl Inner {
 
     /// An answer that ends the request on its way before its time.
     async fn refused(&mut self, answer: Answer) -> Error {
+        // Its message is read below: cancelled there, it is no request any more either.
+        self.flow = None;
+        self.trust = Trust::Unknown;
         let status = answer.status().as_u16();
         if status == 411 {
             self.chunks = Chunks::Stated;
         }
-        let error = match status {
+        match status {
             200..=299 => answer.protocol("it answered before the end of the body"),
             _ => self.target.refusal(answer).await,
-        };
-        self.failed(error)
+        }
     }
 
     fn failed(&mut self, error: Error) -> Error {
