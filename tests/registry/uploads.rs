@@ -1,16 +1,18 @@
 //! Uploads to registries that behave well and badly: what is asked, how many bytes travel, and where it goes on.
 
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::FutureExt;
 use layerpull::content::{Begun, Holding, Root, Sink, Standing, Upload};
 use layerpull::error::{Error, Fault as Broken};
 use layerpull::oci::{Descriptor, Digest, Reference};
 use layerpull::registry::{Credential, Environment, Options, Repository};
 
 use super::keeper::{Fault, Keeper, Kept, Locations};
-use super::scripted::{options, registry};
+use super::scripted::{Asked, Server, options, registry, reply};
 
 const MIB: usize = 1024 * 1024;
 const PIECE: usize = 100_000;
@@ -170,6 +172,69 @@ async fn what_a_cut_lost_is_sent_again_out_of_memory() {
         assert_eq!(keeper.received(), blob.len() + usize::from(at == 1), "{at}");
         assert!(is_there(&keeper, &blob), "{at}");
     }
+}
+
+#[tokio::test]
+async fn a_cut_chunk_of_stated_length_goes_on_where_the_registry_stands() {
+    let keeper = Keeper::start(|kept| {
+        kept.minimum = Some(4 * MIB);
+        kept.faults.push(("PATCH", Fault::Cut(2 * MIB)));
+    })
+    .await;
+    let (sink, blob) = (repository(&keeper, chunked()), bytes(9 * MIB));
+    let upload = begin(&sink, &blob, &[]).await;
+    assert_eq!(patiently(&*upload, &blob, 2).await, 1);
+    assert!(is_there(&keeper, &blob));
+    assert_eq!(keeper.received(), blob.len());
+    let kept = keeper.kept();
+    let ranges: Vec<_> = kept.asked.iter().filter_map(|asked| asked.headers.get("content-range")).collect();
+    assert_eq!(ranges, ["0-4194303", "2097152-6291455", "6291456-9437183"]);
+}
+
+#[tokio::test]
+async fn a_write_that_is_given_up_half_way_loses_and_repeats_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let keeper = Keeper::start(|_| {}).await;
+    let blob = bytes(9 * MIB);
+    let first = repository(&keeper, keeping(folder.path()));
+    let upload = begin(&first, &blob, &[]).await;
+    // One look: the queue is full long before all of it is taken.
+    write(&*upload, &blob, PIECE).await.unwrap();
+    assert!(upload.write(blob.slice(PIECE..5 * MIB)).now_or_never().is_none());
+    let at = upload.offset();
+    assert!(at > PIECE as u64 && at < 4 * MIB as u64, "{at}");
+    upload.save().await.unwrap();
+    drop((upload, first));
+    let upload = begin(&repository(&keeper, keeping(folder.path())), &blob, &[]).await;
+    assert_eq!(upload.offset(), at);
+    finish(&*upload, &blob).await.unwrap();
+    assert!(is_there(&keeper, &blob));
+    assert_eq!(keeper.received(), blob.len());
+}
+
+#[tokio::test]
+async fn a_token_that_ends_in_mid_upload_is_renewed_and_nothing_is_sent_twice() {
+    let count = AtomicUsize::new(0);
+    let tokens = Server::start(|_| {
+        move |_: &Asked| {
+            let number = count.fetch_add(1, Ordering::Relaxed);
+            reply(200, &[("Content-Type", "application/json")], format!(r#"{{"token":"t{number}"}}"#))
+        }
+    })
+    .await;
+    let challenge = format!("WWW-Authenticate: Bearer realm=\"http://{}/\",service=\"s\"\r\n", tokens.authority);
+    let challenge: &'static str = challenge.leak();
+    let keeper = Keeper::start(|kept| kept.faults.push(("POST", Fault::Early(401, challenge)))).await;
+    let (sink, blob) = (repository(&keeper, chunked()), bytes(9 * MIB));
+    let upload = begin(&sink, &blob, &[]).await;
+    write(&*upload, &blob, 3 * MIB).await.unwrap();
+    keeper.kept().faults.push(("PATCH", Fault::Early(401, challenge)));
+    assert_eq!(patiently(&*upload, &blob, 2).await, 1);
+    assert!(is_there(&keeper, &blob));
+    assert_eq!((keeper.received(), tokens.lines().len()), (blob.len(), 2));
+    let kept = keeper.kept();
+    let used: Vec<_> = kept.asked.iter().filter_map(|asked| asked.headers.get("authorization")).collect();
+    assert_eq!((used[0].as_str(), used[used.len() - 1].as_str()), ("Bearer t0", "Bearer t1"));
 }
 
 #[tokio::test]
