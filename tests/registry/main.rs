@@ -2,6 +2,7 @@
 
 mod auth;
 mod keeper;
+mod kept_uploads;
 mod push;
 mod real;
 mod scripted;

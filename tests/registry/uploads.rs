@@ -1,46 +1,39 @@
 //! Uploads to registries that behave well and badly: what is asked, how many bytes travel, and where it goes on.
 
-use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::FutureExt;
-use layerpull::content::{Begun, Holding, Root, Sink, Standing, Upload};
+use layerpull::content::{Begun, Holding, Sink, Standing, Upload};
 use layerpull::error::{Error, Fault as Broken};
 use layerpull::oci::{Descriptor, Digest, Reference};
-use layerpull::registry::{Credential, Environment, Options, Repository};
+use layerpull::registry::{Credential, Options, Repository};
 
-use super::keeper::{Fault, Keeper, Kept, Locations};
+use super::keeper::{Fault, Keeper, Locations};
 use super::scripted::{Asked, Server, options, registry, reply};
 
-const MIB: usize = 1024 * 1024;
-const PIECE: usize = 100_000;
+pub const MIB: usize = 1024 * 1024;
+pub const PIECE: usize = 100_000;
 
-fn bytes(length: usize) -> Bytes {
+pub fn bytes(length: usize) -> Bytes {
     (0..length).map(|i| (i ^ (i >> 8) ^ (i >> 16)) as u8).collect()
 }
 
-fn described(bytes: &Bytes) -> Descriptor {
+pub fn described(bytes: &Bytes) -> Descriptor {
     Descriptor::new("application/x", Digest::of(bytes), bytes.len() as u64)
 }
 
 /// Chunks of 3 MiB.
-fn chunked() -> Options {
+pub fn chunked() -> Options {
     Options { chunk: 3 * MIB as u64, ..options() }
 }
 
-fn keeping(folder: &Path) -> Options {
-    let environment = Environment::empty().with("XDG_STATE_HOME", folder.to_str().unwrap());
-    Options { environment, ..chunked() }
-}
-
-fn repository(keeper: &Keeper, options: Options) -> Repository {
+pub fn repository(keeper: &Keeper, options: Options) -> Repository {
     let name: Reference = format!("{}/a/b:1", keeper.authority).parse().unwrap();
     registry(options).repository_to_write(&name)
 }
 
-async fn begin(sink: &Repository, blob: &Bytes, mounts: &[&str]) -> Box<dyn Upload> {
+pub async fn begin(sink: &Repository, blob: &Bytes, mounts: &[&str]) -> Box<dyn Upload> {
     let mounts: Vec<String> = mounts.iter().map(|&name| name.to_owned()).collect();
     match sink.begin(&described(blob), &mounts).await.unwrap() {
         Begun::Upload(upload) => upload,
@@ -49,7 +42,7 @@ async fn begin(sink: &Repository, blob: &Bytes, mounts: &[&str]) -> Box<dyn Uplo
 }
 
 /// Writes the rest up to `end`.
-async fn write(upload: &dyn Upload, blob: &Bytes, end: usize) -> Result<(), Error> {
+pub async fn write(upload: &dyn Upload, blob: &Bytes, end: usize) -> Result<(), Error> {
     while (upload.offset() as usize) < end {
         let at = upload.offset() as usize;
         upload.write(blob.slice(at..end.min(at + PIECE))).await?;
@@ -57,7 +50,7 @@ async fn write(upload: &dyn Upload, blob: &Bytes, end: usize) -> Result<(), Erro
     Ok(())
 }
 
-async fn finish(upload: &dyn Upload, blob: &Bytes) -> Result<(), Error> {
+pub async fn finish(upload: &dyn Upload, blob: &Bytes) -> Result<(), Error> {
     write(upload, blob, blob.len()).await?;
     upload.commit().await
 }
@@ -76,7 +69,7 @@ async fn patiently(upload: &dyn Upload, blob: &Bytes, attempts: usize) -> usize 
     panic!("not done after {attempts} attempts")
 }
 
-fn is_there(keeper: &Keeper, blob: &Bytes) -> bool {
+pub fn is_there(keeper: &Keeper, blob: &Bytes) -> bool {
     keeper.kept().blobs.get(&Digest::of(blob).to_string()).is_some_and(|kept| kept == blob)
 }
 
@@ -189,27 +182,6 @@ async fn a_cut_chunk_of_stated_length_goes_on_where_the_registry_stands() {
     let kept = keeper.kept();
     let ranges: Vec<_> = kept.asked.iter().filter_map(|asked| asked.headers.get("content-range")).collect();
     assert_eq!(ranges, ["0-4194303", "2097152-6291455", "6291456-9437183"]);
-}
-
-#[tokio::test]
-async fn a_write_that_is_given_up_half_way_loses_and_repeats_nothing() {
-    let folder = tempfile::tempdir().unwrap();
-    let keeper = Keeper::start(|_| {}).await;
-    let blob = bytes(9 * MIB);
-    let first = repository(&keeper, keeping(folder.path()));
-    let upload = begin(&first, &blob, &[]).await;
-    // One look: the queue is full long before all of it is taken.
-    write(&*upload, &blob, PIECE).await.unwrap();
-    assert!(upload.write(blob.slice(PIECE..5 * MIB)).now_or_never().is_none());
-    let at = upload.offset();
-    assert!(at > PIECE as u64 && at < 4 * MIB as u64, "{at}");
-    upload.save().await.unwrap();
-    drop((upload, first));
-    let upload = begin(&repository(&keeper, keeping(folder.path())), &blob, &[]).await;
-    assert_eq!(upload.offset(), at);
-    finish(&*upload, &blob).await.unwrap();
-    assert!(is_there(&keeper, &blob));
-    assert_eq!(keeper.received(), blob.len());
 }
 
 #[tokio::test]
@@ -349,109 +321,6 @@ async fn a_registry_that_stands_still_is_given_up_and_takes_the_rest_later() {
     finish(&*upload, &blob).await.unwrap();
     assert!(is_there(&keeper, &blob));
     assert_eq!(keeper.received(), blob.len());
-}
-
-#[tokio::test]
-async fn another_process_goes_on_with_what_arrived_and_hashes_all_of_it() {
-    let folder = tempfile::tempdir().unwrap();
-    let keeper = Keeper::start(|_| {}).await;
-    let blob = bytes(9 * MIB);
-    let first = repository(&keeper, keeping(folder.path()));
-    let upload = begin(&first, &blob, &[]).await;
-    write(&*upload, &blob, 4 * MIB).await.unwrap();
-    drop((upload, first));
-    let sink = repository(&keeper, keeping(folder.path()));
-    assert_eq!(sink.holds(&described(&blob)).await.unwrap(), Holding::Partial(3 * MIB as u64));
-    let before = keeper.received();
-    let upload = begin(&sink, &blob, &[]).await;
-    assert_eq!(upload.offset(), 3 * MIB as u64);
-    finish(&*upload, &blob).await.unwrap();
-    assert!(is_there(&keeper, &blob));
-    assert!(keeper.received() - before <= 6 * MIB && keeper.received() - before >= 5 * MIB);
-    assert_eq!(sink.holds(&described(&blob)).await.unwrap(), Holding::Whole);
-}
-
-#[tokio::test]
-async fn an_interrupt_in_mid_chunk_loses_nothing() {
-    let folder = tempfile::tempdir().unwrap();
-    let keeper = Keeper::start(|_| {}).await;
-    let blob = bytes(9 * MIB);
-    let first = repository(&keeper, keeping(folder.path()));
-    let upload = begin(&first, &blob, &[]).await;
-    write(&*upload, &blob, 4 * MIB + 5).await.unwrap();
-    upload.save().await.unwrap();
-    drop((upload, first));
-    let sink = repository(&keeper, keeping(folder.path()));
-    let upload = begin(&sink, &blob, &[]).await;
-    assert_eq!(upload.offset(), 4 * MIB as u64 + 5);
-    finish(&*upload, &blob).await.unwrap();
-    assert!(is_there(&keeper, &blob));
-    assert_eq!(keeper.received(), blob.len());
-    assert!(keeper.methods().iter().all(|method| method != "DELETE"));
-}
-
-#[tokio::test]
-async fn what_another_process_left_and_the_registry_forgot_begins_anew() {
-    let folder = tempfile::tempdir().unwrap();
-    let keeper = Keeper::start(|_| {}).await;
-    let blob = bytes(5 * MIB);
-    let first = repository(&keeper, keeping(folder.path()));
-    let upload = begin(&first, &blob, &[]).await;
-    write(&*upload, &blob, 4 * MIB).await.unwrap();
-    upload.save().await.unwrap();
-    drop((upload, first));
-    keeper.kept().sessions.clear();
-    let sink = repository(&keeper, keeping(folder.path()));
-    let upload = begin(&sink, &blob, &[]).await;
-    assert_eq!(upload.offset(), 0);
-    finish(&*upload, &blob).await.unwrap();
-    assert!(is_there(&keeper, &blob));
-}
-
-#[tokio::test]
-async fn a_mount_moves_no_bytes_and_is_remembered() {
-    let folder = tempfile::tempdir().unwrap();
-    let blob = bytes(MIB);
-    let keeper = Keeper::start(|kept: &mut Kept| {
-        kept.blobs.insert(Digest::of(&blob).to_string(), blob.to_vec());
-        kept.mountable.push("c/d");
-    })
-    .await;
-    let sink = repository(&keeper, keeping(folder.path()));
-    let begun = sink.begin(&described(&blob), &["x/y".into(), "a/b".into(), "c/d".into()]).await.unwrap();
-    assert!(matches!(begun, Begun::Mounted { from } if from == "c/d"));
-    // The session that the first candidate's refusal opened is not left behind; the repository itself is no candidate.
-    assert_eq!(keeper.methods(), ["POST", "POST", "DELETE"]);
-    assert_eq!(keeper.received(), 0);
-    assert!(keeper.kept().sessions.is_empty());
-    let root = Root { descriptor: described(&blob), platforms: None };
-    let name: Reference = format!("{}/e/f:1", keeper.authority).parse().unwrap();
-    sink.tag(&name.clone().at(Digest::of(&blob)), &root).await.unwrap();
-    assert!(sink.mounts(&Digest::of(&blob)).is_empty());
-    let next = registry(keeping(folder.path())).repository_to_write(&name);
-    assert_eq!(next.mounts(&Digest::of(&blob)), ["a/b"]);
-}
-
-#[tokio::test]
-async fn a_refused_mount_looks_once_more_and_uses_the_session_it_got() {
-    let blob = bytes(MIB);
-    let keeper = Keeper::start(|_| {}).await;
-    let sink = repository(&keeper, chunked());
-    let upload = begin(&sink, &blob, &["c/d"]).await;
-    finish(&*upload, &blob).await.unwrap();
-    assert_eq!(keeper.methods(), ["POST", "HEAD", "PUT"]);
-    let begun = sink.begin(&described(&blob), &["c/d".to_owned()]).await.unwrap();
-    assert!(matches!(begun, Begun::Held));
-    assert!(keeper.kept().sessions.is_empty());
-}
-
-#[tokio::test]
-async fn a_mount_that_is_denied_is_none() {
-    let blob = bytes(MIB);
-    let keeper = Keeper::start(|kept| kept.faults.push(("POST", Fault::Early(403, "")))).await;
-    let upload = begin(&repository(&keeper, chunked()), &blob, &["c/d"]).await;
-    finish(&*upload, &blob).await.unwrap();
-    assert_eq!(keeper.methods(), ["POST", "HEAD", "POST", "PUT"]);
 }
 
 #[tokio::test]
