@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use sha2::Digest as _;
+use sha2::digest::common::hazmat::{SerializableState, SerializedState};
 
 /// A hash algorithm that a digest may name and that we can verify.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -173,6 +174,27 @@ impl Hasher {
         }
     }
 
+    /// What another process needs to go on: at most a few hundred bytes of hexadecimal, which hold up to one block of what
+    /// was hashed last.
+    pub fn save(&self) -> String {
+        match &self.0 {
+            State::Sha256(h) => hex(&h.serialize()),
+            State::Sha384(h) => hex(&h.serialize()),
+            State::Sha512(h) => hex(&h.serialize()),
+        }
+    }
+
+    /// A hasher that goes on where [`Hasher::save`] left. `None` for a text that does not come from there: a wrong one is a
+    /// hasher of other bytes, whose digest will not agree.
+    pub fn restore(algorithm: Algorithm, saved: &str) -> Option<Hasher> {
+        let bytes = unhex(saved)?;
+        Some(Hasher(match algorithm {
+            Algorithm::Sha256 => State::Sha256(restored(&bytes)?),
+            Algorithm::Sha384 => State::Sha384(restored(&bytes)?),
+            Algorithm::Sha512 => State::Sha512(restored(&bytes)?),
+        }))
+    }
+
     /// The digest of all bytes taken.
     pub fn finish(self) -> Digest {
         let (algorithm, hash) = match self.0 {
@@ -190,6 +212,18 @@ fn hex(bytes: &[u8]) -> String {
         let _ = write!(text, "{byte:02x}");
         text
     })
+}
+
+fn unhex(text: &str) -> Option<Vec<u8>> {
+    let digit = |b: &u8| char::from(*b).to_digit(16).and_then(|value| u8::try_from(value).ok());
+    let (pairs, rest) = text.as_bytes().as_chunks::<2>();
+    let bytes = pairs.iter().map(|[high, low]| Some(digit(high)? << 4 | digit(low)?)).collect();
+    if rest.is_empty() { bytes } else { None }
+}
+
+fn restored<H: SerializableState>(bytes: &[u8]) -> Option<H> {
+    let state = SerializedState::<H>::try_from(bytes).ok()?;
+    H::deserialize(&state).ok()
 }
 
 #[cfg(test)]
@@ -212,6 +246,30 @@ mod tests {
         }
         let upper = EMPTY.to_uppercase().replace("SHA256", "sha256");
         assert!(upper.parse::<Digest>().is_err());
+    }
+
+    #[test]
+    fn a_hasher_goes_on_in_another_process() {
+        let bytes: Vec<u8> = (0..1000u32).flat_map(u32::to_le_bytes).collect();
+        for algorithm in [Algorithm::Sha256, Algorithm::Sha384, Algorithm::Sha512] {
+            for cut in [0, 1, 63, 64, 127, 128, 129, 3999, 4000] {
+                let (mut whole, mut first) = (Hasher::new(algorithm), Hasher::new(algorithm));
+                whole.update(&bytes);
+                first.update(&bytes[..cut]);
+                let mut second = Hasher::restore(algorithm, &first.save()).unwrap();
+                second.update(&bytes[cut..]);
+                assert_eq!(second.finish(), whole.finish(), "{algorithm:?} {cut}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_no_hasher_saved_is_not_restored() {
+        let saved = Hasher::new(Algorithm::Sha256).save();
+        for wrong in ["", "0", "zz", &saved[2..], &format!("{saved}00"), &format!("{}ff", &saved[2..]), "ä"] {
+            assert!(Hasher::restore(Algorithm::Sha256, wrong).is_none(), "{wrong}");
+        }
+        assert!(Hasher::restore(Algorithm::Sha512, &saved).is_none());
     }
 
     #[test]

@@ -40,6 +40,23 @@ impl Access {
         Access { repository: repository.into(), scopes: [format!("repository:{repository}:pull")].into() }
     }
 
+    /// Reading and writing a repository.
+    pub(super) fn push(repository: &str) -> Access {
+        Access { repository: repository.into(), scopes: [format!("repository:{repository}:pull,push")].into() }
+    }
+
+    /// The same, and reading `from` for a mount.
+    pub(super) fn mount(repository: &str, from: &str) -> Access {
+        let mut access = Access::push(repository);
+        access.scopes.insert(format!("repository:{from}:pull"));
+        access
+    }
+
+    /// Deleting from a repository.
+    pub(super) fn delete(repository: &str) -> Access {
+        Access { repository: repository.into(), scopes: [format!("repository:{repository}:pull,delete")].into() }
+    }
+
     /// Listing the repositories of a registry.
     pub(super) fn catalog() -> Access {
         Access { repository: String::new(), scopes: ["registry:catalog:*".to_owned()].into() }

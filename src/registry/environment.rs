@@ -5,10 +5,11 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 /// The variables that this module reads.
-const VARIABLES: [&str; 15] = [
+const VARIABLES: [&str; 16] = [
     "HOME",
     "XDG_CONFIG_HOME",
     "XDG_RUNTIME_DIR",
+    "XDG_STATE_HOME",
     "REGISTRY_AUTH_FILE",
     "DOCKER_CONFIG",
     "DOCKER_AUTH_CONFIG",
@@ -69,6 +70,13 @@ impl Environment {
 
     pub(super) fn config_home(&self) -> Option<PathBuf> {
         self.path("XDG_CONFIG_HOME").or_else(|| Some(self.home()?.join(".config")))
+    }
+
+    /// Where this program keeps hints between runs.
+    pub(super) fn state_folder(&self) -> Option<PathBuf> {
+        let home = self.path("XDG_STATE_HOME").or_else(|| Some(self.home()?.join(".local/state")));
+        // The specification of these variables: a path that is not absolute counts as none.
+        home.filter(|path| path.is_absolute()).map(|path| path.join("layerpull"))
     }
 
     /// `/etc`.

@@ -35,12 +35,21 @@ pub(super) struct Request {
     pub what: String,
 }
 
+/// Who watches that something comes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Watch {
+    /// The connection itself: nothing may be silent for longer than [`Options::stall`].
+    Connection,
+    /// The caller: while a body is on its way, nothing comes back, however fast it moves.
+    Caller,
+}
+
 /// Sends requests over kept connections.
 pub(super) struct Http {
     options: Arc<Options>,
     proxies: Arc<Proxies>,
     notices: Arc<Notices>,
-    clients: Mutex<HashMap<Trust, Client>>,
+    clients: Mutex<HashMap<(Trust, Watch), Client>>,
 }
 
 impl Http {
@@ -54,13 +63,33 @@ impl Http {
     /// # Errors
     /// `Network` when no answer came or it is encoded; `Store` or `Usage` when certificates cannot be read.
     pub(super) async fn send(&self, mut request: Request) -> Result<Answer> {
+        let body = request.body.take();
+        let told = Told::by(&request.headers, body.as_deref());
+        self.exchange(request, body.map(reqwest::Body::from), told, Watch::Connection).await
+    }
+
+    /// Sends one request whose body comes piece by piece. No time is bounded here: the caller sees the body move.
+    ///
+    /// # Errors
+    /// Those of [`Http::send`].
+    pub(super) async fn send_stream(&self, request: Request, body: reqwest::Body) -> Result<Answer> {
+        let told = Told::by(&request.headers, None);
+        self.exchange(request, Some(body), told, Watch::Caller).await
+    }
+
+    async fn exchange(
+        &self,
+        mut request: Request,
+        body: Option<reqwest::Body>,
+        told: Told,
+        watch: Watch,
+    ) -> Result<Answer> {
         let place = place(&request.url);
-        let client = self.client(self.trust(&request.url)).await?;
+        let client = self.client(self.trust(&request.url), watch).await?;
         request.headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         let mut outgoing = reqwest::Request::new(request.method.clone(), request.url.clone());
-        let told = Told::by(&request.headers, request.body.as_deref());
         *outgoing.headers_mut() = request.headers;
-        *outgoing.body_mut() = request.body.map(reqwest::Body::from);
+        *outgoing.body_mut() = body;
         tracing::trace!(method = %request.method, host = %place, path = request.url.path(), "request");
         let stall = self.options.stall;
         let response = client.execute(outgoing).await.map_err(|e| fault(&place, &request.what, e, stall))?;
@@ -73,6 +102,11 @@ impl Http {
             return Err(Error::network(place, request.what, Fault::Protocol(why)));
         }
         Ok(Answer { response, url: request.url, place, what: request.what, stall, told })
+    }
+
+    /// How long nothing may come.
+    pub(super) fn stall(&self) -> Duration {
+        self.options.stall
     }
 
     /// What answers said beside their content.
@@ -109,28 +143,33 @@ impl Http {
     }
 
     /// The connections for one kind of trust. Certificates are first read when they are first needed.
-    async fn client(&self, trust: Trust) -> Result<Client> {
-        if let Some(client) = self.clients().get(&trust) {
+    async fn client(&self, trust: Trust, watch: Watch) -> Result<Client> {
+        let key = (trust.clone(), watch);
+        if let Some(client) = self.clients().get(&key) {
             return Ok(client.clone());
         }
         let built = match &trust {
-            Trust::Nothing => self.build(tls::client_config(&trust)?)?,
+            Trust::Nothing => self.build(tls::client_config(&trust)?, watch)?,
             _ => {
                 let wanted = trust.clone();
                 let loaded = tokio::task::spawn_blocking(move || tls::client_config(&wanted)).await;
-                self.build(loaded.map_err(|e| Error::Usage(format!("cannot read certificates: {e}")))??)?
+                self.build(loaded.map_err(|e| Error::Usage(format!("cannot read certificates: {e}")))??, watch)?
             }
         };
-        Ok(self.clients().entry(trust).or_insert(built).clone())
+        Ok(self.clients().entry(key).or_insert(built).clone())
     }
 
-    fn clients(&self) -> std::sync::MutexGuard<'_, HashMap<Trust, Client>> {
+    fn clients(&self) -> std::sync::MutexGuard<'_, HashMap<(Trust, Watch), Client>> {
         self.clients.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn build(&self, tls: rustls::ClientConfig) -> Result<Client> {
+    fn build(&self, tls: rustls::ClientConfig, watch: Watch) -> Result<Client> {
         let proxies = self.proxies.clone();
-        Client::builder()
+        let builder = match watch {
+            Watch::Connection => Client::builder().read_timeout(self.options.stall),
+            Watch::Caller => Client::builder(),
+        };
+        builder
             .tls_backend_preconfigured(tls)
             .proxy(reqwest::Proxy::custom(move |url| proxies.for_url(url).cloned()))
             .redirect(reqwest::redirect::Policy::none())
@@ -141,7 +180,6 @@ impl Http {
             .user_agent(&self.options.user_agent)
             // What cannot even connect shall say so, not that nothing was received.
             .connect_timeout(self.options.connect_timeout.min(self.options.stall / 2))
-            .read_timeout(self.options.stall)
             .pool_max_idle_per_host(IDLE_CONNECTIONS)
             .pool_idle_timeout(IDLE_TIME)
             .build()

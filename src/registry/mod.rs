@@ -1,7 +1,9 @@
-//! A registry as a source: requests, tokens, credentials, trust.
+//! A registry as source and sink: requests, tokens, credentials, trust, uploads.
 //!
 //! - [`Registry`]: begins here; makes a [`Repository`] of a reference.
 //! - `repository`: manifests and the origins of blobs; `origin`: one blob; `lists`: tags, catalog, referrers.
+//! - `sink`: writing to a repository; `upload`: one blob on its way there; `attach`: referrers where the registry lists none;
+//!   `delete`: manifests.
 //! - `session`: requests to one host, with what it demands and where it redirects to; `host`: its address and scheme.
 //! - `http`: one request, one answer; `answer`: what an answer means; `tls`, `proxy`: how connections are made.
 //! - `auth`: challenges and tokens; `credentials`: where passwords are kept.
@@ -11,8 +13,10 @@
 //! request that is answered by a challenge is sent again with what it demands.
 
 mod answer;
+mod attach;
 mod auth;
 mod credentials;
+mod delete;
 mod environment;
 mod host;
 mod http;
@@ -23,7 +27,9 @@ mod proxy;
 mod repository;
 mod secret;
 mod session;
+mod sink;
 mod tls;
+mod upload;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -36,6 +42,7 @@ use credentials::Credentials;
 use credentials::files::normalise;
 pub use credentials::login::Kept;
 use credentials::login::{forget, keep};
+pub use delete::Deletion;
 pub use environment::Environment;
 use host::Host;
 use http::Http;
@@ -46,6 +53,10 @@ use session::{Ask, Session};
 use crate::error::Result;
 use crate::event::Events;
 use crate::oci::Reference;
+use crate::state::State;
+
+/// Bytes of a chunk of an upload, unless said otherwise: what an upload may lose when it is killed.
+const CHUNK: u64 = 64 * 1024 * 1024;
 
 /// How registries are reached and who is asking.
 #[derive(Debug, Clone)]
@@ -66,6 +77,8 @@ pub struct Options {
     pub connect_timeout: Duration,
     /// How long nothing may come before a request is given up.
     pub stall: Duration,
+    /// Bytes that one request of an upload may carry. Registries that want longer ones get them.
+    pub chunk: u64,
     /// `User-Agent`.
     pub user_agent: String,
     /// Variables and the places of configuration files.
@@ -83,6 +96,7 @@ impl Default for Options {
             credential: None,
             connect_timeout: Duration::from_secs(30),
             stall: Duration::from_secs(20),
+            chunk: CHUNK,
             user_agent: concat!("layerpull/", env!("CARGO_PKG_VERSION")).into(),
             environment: Environment::of_process(),
         }
@@ -119,6 +133,7 @@ struct Shared {
     options: Arc<Options>,
     http: Arc<Http>,
     credentials: Arc<Credentials>,
+    state: Arc<State>,
     sessions: Mutex<HashMap<String, Arc<Session>>>,
 }
 
@@ -132,7 +147,9 @@ impl Registry {
             options.authfile.clone(),
             options.credential.clone(),
         ));
-        Registry { shared: Arc::new(Shared { options, http, credentials, sessions: Mutex::default() }) }
+        let state = Arc::new(State::new(options.environment.state_folder()));
+        let shared = Shared { options, http, credentials, state, sessions: Mutex::default() };
+        Registry { shared: Arc::new(shared) }
     }
 
     /// The repository of `name`, to read from. Asks nobody.
@@ -142,7 +159,26 @@ impl Registry {
     pub fn repository(&self, name: &Reference) -> Result<Repository> {
         let options = &self.shared.options;
         policy::check(&options.environment, name)?;
-        Ok(Repository::new(self.session(name.registry()), name))
+        Ok(self.make(name, Access::pull(name.repository())))
+    }
+
+    /// The repository of `name`, to write to. Asks nobody; the trust policy is about what is taken from registries, not
+    /// about what is given to them.
+    pub fn repository_to_write(&self, name: &Reference) -> Repository {
+        self.make(name, Access::push(name.repository()))
+    }
+
+    fn make(&self, name: &Reference, access: Access) -> Repository {
+        let (session, options) = (self.session(name.registry()), &self.shared.options);
+        Repository::new(session, access, self.shared.state.clone(), options.chunk)
+    }
+
+    /// Deletes what `name` points to: the manifest of its digest, with every tag of it on some registries, else its tag.
+    ///
+    /// # Errors
+    /// `NotFound`, `Unauthorized`, or transient ones.
+    pub async fn delete(&self, name: &Reference) -> Result<Deletion> {
+        delete::delete(&self.session(name.registry()), name).await
     }
 
     /// The tags of the repository of `name`, sorted.

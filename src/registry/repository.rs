@@ -1,4 +1,4 @@
-//! One repository of a registry as a place to read from (distribution-spec, "Pull").
+//! One repository of a registry as a place to read from (distribution-spec, "Pull"). `sink` writes to it.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,10 +11,11 @@ use super::auth::Access;
 use super::lists;
 use super::origin::{BlobOrigin, ForeignOrigin};
 use super::session::{Ask, Session};
-use crate::content::{Origin, Source};
+use crate::content::{Address, Origin, Source};
 use crate::error::{Error, Result};
 use crate::oci::manifest::MAX_MANIFEST_SIZE;
 use crate::oci::{Descriptor, Digest, InvalidManifest, MediaType, RawManifest, Reference};
+use crate::state::State;
 
 /// Every kind of manifest, in one header, because some servers read only the first. Schema 1 is asked for in order to
 /// be refused with advice instead of a 404.
@@ -31,24 +32,52 @@ const MAX_FOREIGN_URLS: usize = 8;
 
 /// One repository of a registry.
 pub struct Repository {
-    session: Arc<Session>,
-    repository: String,
+    pub(super) session: Arc<Session>,
+    pub(super) repository: String,
+    /// What requests for manifests and lists ask for.
+    access: Access,
     recent: Mutex<VecDeque<RawManifest>>,
+    /// Manifests that were put and wait for their tag.
+    pub(super) waiting: Mutex<Vec<RawManifest>>,
+    /// Held while a list of referrers is changed.
+    pub(super) attaching: tokio::sync::Mutex<()>,
+    pub(super) state: Arc<State>,
+    /// Bytes of a chunk of an upload.
+    pub(super) chunk: u64,
 }
 
 impl Repository {
-    pub(super) fn new(session: Arc<Session>, name: &Reference) -> Repository {
-        Repository { session, repository: name.repository().into(), recent: Mutex::default() }
+    pub(super) fn new(session: Arc<Session>, access: Access, state: Arc<State>, chunk: u64) -> Repository {
+        Repository {
+            session,
+            repository: access.repository.clone(),
+            access,
+            recent: Mutex::default(),
+            waiting: Mutex::default(),
+            attaching: tokio::sync::Mutex::default(),
+            state,
+            chunk,
+        }
     }
 
-    fn ask(&self, method: Method, selector: &str) -> Ask {
+    /// Registry and repository.
+    pub(super) fn address(&self) -> Address {
+        Address { registry: self.session.registry().to_owned(), repository: self.repository.clone() }
+    }
+
+    /// The name without tag and digest.
+    pub(super) fn name(&self) -> String {
+        format!("{}/{}", self.session.registry(), self.repository)
+    }
+
+    pub(super) fn ask(&self, method: Method, selector: &str) -> Ask {
         let path = format!("/v2/{}/manifests/{selector}", self.repository);
         let what = format!("manifest {}", self.named(selector));
-        Ask { method, accept: Some(MANIFEST_TYPES), ..Ask::get(path, Access::pull(&self.repository), what) }
+        Ask { method, accept: Some(MANIFEST_TYPES), ..Ask::get(path, self.access.clone(), what) }
     }
 
     /// The repository with a tag or digest, for messages.
-    fn named(&self, selector: &str) -> String {
+    pub(super) fn named(&self, selector: &str) -> String {
         let parting = if selector.contains(':') { '@' } else { ':' };
         format!("{}/{}{parting}{selector}", self.session.registry(), self.repository)
     }
@@ -64,7 +93,7 @@ impl Repository {
         }
     }
 
-    fn described(&self, answer: &Answer) -> Result<Option<Descriptor>> {
+    pub(super) fn described(&self, answer: &Answer) -> Result<Option<Descriptor>> {
         let digest = answer.header("docker-content-digest").and_then(|text| text.parse::<Digest>().ok());
         let media_type = answer.header("content-type").map(MediaType::new);
         let (Some(digest), Some(media_type), Some(size)) = (digest, media_type, answer.length()) else {
@@ -80,7 +109,12 @@ impl Repository {
     }
 
     /// Reads a manifest whose digest is `expected`; without one the server's own claim is checked.
-    async fn get(&self, selector: &str, expected: Option<&Digest>, known: Option<&MediaType>) -> Result<RawManifest> {
+    pub(super) async fn get(
+        &self,
+        selector: &str,
+        expected: Option<&Digest>,
+        known: Option<&MediaType>,
+    ) -> Result<RawManifest> {
         let answer = self.session.send(&self.ask(Method::GET, selector)).await?;
         if !answer.status().is_success() {
             return Err(self.session.failure(answer).await);
@@ -101,7 +135,7 @@ impl Repository {
         raw.map_err(|e| Error::manifest(place, what, e))
     }
 
-    fn keep(&self, raw: &RawManifest) {
+    pub(super) fn keep(&self, raw: &RawManifest) {
         let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
         recent.push_back(raw.clone());
         while recent.iter().map(|kept| kept.bytes.len()).sum::<usize>() > MAX_RECENT {
@@ -109,7 +143,7 @@ impl Repository {
         }
     }
 
-    fn kept(&self, digest: &Digest) -> Option<RawManifest> {
+    pub(super) fn kept(&self, digest: &Digest) -> Option<RawManifest> {
         let recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
         recent.iter().find(|kept| kept.digest == *digest).cloned()
     }
@@ -118,7 +152,11 @@ impl Repository {
 #[async_trait]
 impl Source for Repository {
     fn place(&self) -> String {
-        format!("{}/{}", self.session.registry(), self.repository)
+        self.name()
+    }
+
+    fn repository(&self) -> Option<Address> {
+        Some(self.address())
     }
 
     /// A tag costs a HEAD, or a GET where HEAD does not tell the digest. A digest costs the GET that [`Source::manifest`]
@@ -170,7 +208,7 @@ impl Source for Repository {
         }
         let tag = lists::fallback_tag(subject);
         match self.get(&tag, None, None).await {
-            Ok(raw) => lists::children(&raw, &self.place()),
+            Ok(raw) => lists::children(&raw, &self.name()),
             Err(Error::NotFound { .. }) => Ok(Vec::new()),
             Err(e) => Err(e),
         }

@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use reqwest::header::{ACCEPT, AUTHORIZATION, HeaderMap, HeaderName, HeaderValue, LOCATION, RANGE};
+use bytes::Bytes;
+use reqwest::header::{
+    ACCEPT, AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, LOCATION, RANGE,
+};
 use reqwest::{Method, StatusCode, Url};
 
 use super::answer::Answer;
@@ -10,6 +13,7 @@ use super::auth::{Access, Authenticator, Authorization, Peer};
 use super::credentials::SharedCredentials;
 use super::host::Host;
 use super::http::{Http, Request};
+use super::upload::supply::{Framing, Supply};
 use crate::error::{Error, Result};
 
 const MAX_HOPS: usize = 5;
@@ -17,36 +21,62 @@ const MAX_HOPS: usize = 5;
 /// What is asked of a registry.
 pub(super) struct Ask {
     pub(super) method: Method,
-    /// The path with its query, from the root of the host.
+    /// The path with its query, from the root of the host; or a whole address, which gets no credentials when it leads
+    /// to another origin.
     pub(super) path: String,
     pub(super) accept: Option<&'static str>,
     /// Value of a `Range` header.
     pub(super) range: Option<String>,
+    pub(super) body: Option<Content>,
     pub(super) access: Access,
     /// In messages.
     pub(super) what: String,
 }
 
+/// A small body, which can be sent again.
+#[derive(Clone)]
+pub(super) struct Content {
+    /// Its `Content-Type`.
+    pub(super) kind: String,
+    pub(super) bytes: Bytes,
+}
+
 impl Ask {
     /// A GET of `path`.
     pub(super) fn get(path: impl Into<String>, access: Access, what: impl Into<String>) -> Ask {
-        Ask { method: Method::GET, path: path.into(), accept: None, range: None, access, what: what.into() }
+        Ask { method: Method::GET, path: path.into(), accept: None, range: None, body: None, access, what: what.into() }
+    }
+
+    /// The same with another method.
+    pub(super) fn by(self, method: Method) -> Ask {
+        Ask { method, ..self }
     }
 
     fn request(&self, base: &Url, authorization: Option<&Authorization>) -> Request {
+        let url = self.url(base);
         let mut headers = HeaderMap::new();
         if let Some(accept) = self.accept {
             headers.insert(ACCEPT, HeaderValue::from_static(accept));
         }
         set(&mut headers, RANGE, self.range.as_deref());
-        if let Some(authorization) = authorization {
+        set(&mut headers, CONTENT_TYPE, self.body.as_ref().map(|body| body.kind.as_str()));
+        if let Some(authorization) = authorization.filter(|_| same_origin(&url, base)) {
             headers.insert(AUTHORIZATION, authorization.header().clone());
         }
-        Request { method: self.method.clone(), url: self.url(base), headers, body: None, what: self.what.clone() }
+        let body = self.body.as_ref().map(|body| body.bytes.clone());
+        if self.method == Method::POST && body.is_none() {
+            // Some servers want a length also where there is nothing.
+            headers.insert(CONTENT_LENGTH, 0.into());
+        }
+        Request { method: self.method.clone(), url, headers, body, what: self.what.clone() }
     }
 
-    /// The path at `base`. Not joined: `//other/x` would then lead to another host, and credentials with it.
+    /// The path at `base`, or the address that stands in its place. Not joined: `//other/x` would then lead to another
+    /// host, and a list could name it.
     fn url(&self, base: &Url) -> Url {
+        if let Ok(url) = Url::parse(&self.path) {
+            return url;
+        }
         let mut url = base.clone();
         let (path, query) = self.path.split_once('?').map_or((self.path.as_str(), None), |(p, q)| (p, Some(q)));
         url.set_path(path);
@@ -116,6 +146,41 @@ impl Session {
         }
     }
 
+    /// Sends a request with a body that cannot be sent again: once, so a 401 is an answer as any other, from which the
+    /// next request learns. A redirect is followed only while nothing of the body has gone.
+    ///
+    /// # Errors
+    /// Those of [`Session::send`], and `Invalid` for a redirect that came too late.
+    pub(super) async fn stream(&self, ask: &Ask, framing: &Framing, body: Supply) -> Result<Answer> {
+        let base = self.base().await?;
+        let peer = Peer { base: base.clone(), insecure: self.host.is_insecure() };
+        let authorization = self.auth.authorization(&ask.access, &peer).await?;
+        let mut request = ask.request(base, authorization.as_ref());
+        request.headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
+        framing.describe(&mut request.headers);
+        for _ in 0..=MAX_HOPS {
+            let answer = self.http.send_stream(request.clone(), body.body()).await?;
+            if leads_on(answer.status()) && body.is_untouched() {
+                redirect(&mut request, &answer)?;
+                continue;
+            }
+            if self.is_challenge(&answer, base) {
+                return Err(self.ended(&ask.access, authorization.as_ref(), answer).await);
+            }
+            return Ok(answer);
+        }
+        Err(too_many_hops(&request))
+    }
+
+    /// A token that ended on the way: the next request has another.
+    async fn ended(&self, access: &Access, used: Option<&Authorization>, answer: Answer) -> Error {
+        let broken = answer.protocol("HTTP 401: the token ended on the way");
+        match self.auth.learn(access, used, answer).await {
+            Ok(()) => broken,
+            Err(e) => e,
+        }
+    }
+
     /// Names the failure of an answer; a refusal comes with advice when it is the registry's own.
     pub(super) async fn failure(&self, answer: Answer) -> Error {
         self.auth.refused(answer).await
@@ -146,18 +211,36 @@ pub(super) async fn follow(http: &Http, mut request: Request) -> Result<Answer> 
         if !leads_on(answer.status()) {
             return Ok(answer);
         }
-        let refuse = |why: String| Error::Invalid { what: request.what.clone(), place: answer.place.clone(), why };
-        let location =
-            answer.header(LOCATION.as_str()).ok_or_else(|| refuse("a redirect without an address".into()))?;
-        let next = answer.url.join(location).map_err(|e| refuse(format!("a redirect to no address: {e}")))?;
-        check_redirect(&answer.url, &next).map_err(refuse)?;
-        if !same_origin(&answer.url, &next) {
-            request.headers.remove(AUTHORIZATION);
-        }
-        request.url = next;
+        redirect(&mut request, &answer)?;
     }
+    Err(too_many_hops(&request))
+}
+
+/// Turns a request to where an answer leads.
+fn redirect(request: &mut Request, answer: &Answer) -> Result<()> {
+    let next = location(answer)?;
+    if !same_origin(&answer.url, &next) {
+        request.headers.remove(AUTHORIZATION);
+    }
+    request.url = next;
+    Ok(())
+}
+
+/// Where the `Location` of an answer leads: any host, but never from TLS to plain text.
+///
+/// # Errors
+/// `Invalid` when there is none, or it cannot be followed.
+pub(super) fn location(answer: &Answer) -> Result<Url> {
+    let refuse = |why: String| Error::Invalid { what: answer.what.clone(), place: answer.place.clone(), why };
+    let text = answer.header(LOCATION.as_str()).ok_or_else(|| refuse("a redirect without an address".into()))?;
+    let next = answer.url.join(text).map_err(|e| refuse(format!("a redirect to no address: {e}")))?;
+    check_redirect(&answer.url, &next).map_err(refuse)?;
+    Ok(next)
+}
+
+fn too_many_hops(request: &Request) -> Error {
     let why = format!("more than {MAX_HOPS} redirects");
-    Err(Error::Invalid { what: request.what, place: super::http::authority(&request.url), why })
+    Error::Invalid { what: request.what.clone(), place: super::http::authority(&request.url), why }
 }
 
 fn leads_on(status: StatusCode) -> bool {

@@ -1,7 +1,12 @@
-//! Reading from registries.
+//! Reading from registries and writing to them.
 
 mod auth;
+mod keeper;
+mod kept_uploads;
+mod push;
 mod real;
 mod scripted;
 mod source;
 mod tls;
+mod upload_access;
+mod uploads;
