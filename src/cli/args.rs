@@ -5,8 +5,8 @@ use std::ffi::{OsStr, OsString};
 use clap::{Command as Clap, CommandFactory as _, Parser, Subcommand};
 
 use super::commands::{
-    catalog, completions, config, digest, gc, images, inspect, layers, login, logout, man, manifest, pull, rm, serve,
-    tag, tags, verify, version,
+    catalog, completions, config, copy, digest, gc, images, inspect, layers, login, logout, man, manifest, pull, push,
+    rm, serve, tag, tags, verify, version,
 };
 use super::config::{Common, Flags};
 use super::exit::Left;
@@ -37,6 +37,11 @@ pub struct Cli {
 pub enum Command {
     /// Bring images into the store
     Pull(pull::Args),
+    /// Bring images of the store to a registry
+    Push(push::Args),
+    /// Copy an image from one registry to another
+    #[command(visible_alias = "cp")]
+    Copy(copy::Args),
     /// List the images of the store
     #[command(visible_alias = "ls")]
     Images(images::Args),
@@ -89,6 +94,8 @@ impl Cli {
                 platform: args.platform.clone(),
                 ..flags
             },
+            Command::Push(args) => Flags { registry: args.registry.clone(), transfer: args.transfer.clone(), ..flags },
+            Command::Copy(args) => Flags { registry: args.registry.clone(), transfer: args.transfer.clone(), ..flags },
             Command::Inspect(args) => args.image.flags(flags),
             Command::Manifest(args) => args.image.flags(flags),
             Command::Digest(args) => args.image.flags(flags),
@@ -111,7 +118,7 @@ impl Command {
     /// What is left when it fails.
     pub fn leaves(&self) -> Left {
         match self {
-            Command::Pull(_) | Command::Verify(_) => Left::Received,
+            Command::Pull(_) | Command::Push(_) | Command::Copy(_) | Command::Verify(_) => Left::Received,
             _ => Left::Nothing,
         }
     }

@@ -12,6 +12,7 @@ mod commands;
 mod config;
 mod digestfile;
 mod draw;
+mod ending;
 mod exit;
 mod image;
 mod output;
@@ -133,6 +134,8 @@ fn start(cli: Cli, guess: Option<String>) -> anyhow::Result<u8> {
 async fn dispatch(command: Command, context: &Context) -> anyhow::Result<()> {
     match command {
         Command::Pull(args) => pull::run(args, context).await,
+        Command::Push(args) => push::run(args, context).await,
+        Command::Copy(args) => copy::run(args, context).await,
         Command::Images(args) => context.until_cancelled(images::run(args, context)).await,
         Command::Inspect(args) => context.until_cancelled(inspect::run(args, context)).await,
         Command::Manifest(args) => context.until_cancelled(manifest::run(args, context)).await,

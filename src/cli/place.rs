@@ -1,5 +1,6 @@
 //! From names and settings to places: a registry, the store.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::Context;
@@ -11,7 +12,7 @@ use crate::error::{Error, Result};
 use crate::event::Events;
 use crate::local::{Layout, WithLocal};
 use crate::oci::{Descriptor, Reference};
-use crate::registry::{self, Registry, Verify};
+use crate::registry::{self, Credential, Registry, Verify};
 use crate::store::{Shared, Store};
 use crate::transfer::Transfer;
 
@@ -26,7 +27,7 @@ const OTHER_TRANSPORTS: [&str; 6] =
 pub fn of_registry(text: &str) -> Result<&str> {
     match text.split_once(':') {
         Some((transport, rest)) if OTHER_TRANSPORTS.contains(&transport) => Err(Error::Usage(format!(
-            "{text}: {transport}: is no registry, and images are taken from registries only: bring it to one first \
+            "{text}: {transport}: is no registry, and images travel between registries and the store only: bring it to one first \
              (skopeo copy {text} docker://REGISTRY/NAME), or say docker.io/library/{transport}:{rest} if that is meant"
         ))),
         _ => Ok(text.strip_prefix("docker://").unwrap_or(text)),
@@ -154,6 +155,36 @@ pub fn store(context: &Context, events: Events) -> Result<Store> {
 /// Registries as the settings say. Reads no file and opens no connection.
 pub fn registry(settings: &Settings, events: Events) -> Registry {
     Registry::new(options(settings), events)
+}
+
+/// What holds for one side of a copy, before the settings of both.
+#[derive(Debug, Default)]
+pub struct Side {
+    /// Credentials.
+    pub creds: Option<Credential>,
+    /// The only credential file.
+    pub authfile: Option<PathBuf>,
+    /// Whether certificates are verified.
+    pub tls_verify: Option<bool>,
+    /// A folder of certificates.
+    pub cert_dir: Option<PathBuf>,
+}
+
+/// Registries as the settings say, but for what holds for this side alone.
+pub fn registry_of(settings: &Settings, side: &Side, events: Events) -> Registry {
+    let both = options(settings);
+    let own = registry::Options {
+        credential: side.creds.clone().or(both.credential),
+        authfile: side.authfile.clone().or(both.authfile),
+        cert_dir: side.cert_dir.clone().or(both.cert_dir),
+        verify: match side.tls_verify {
+            None => both.verify,
+            Some(true) => Verify::Usual,
+            Some(false) => Verify::Never,
+        },
+        ..both
+    };
+    Registry::new(own, events)
 }
 
 fn options(settings: &Settings) -> registry::Options {

@@ -1,4 +1,4 @@
-//! What a pull says when it is over.
+//! What a pull, a push or a copy says when it is over.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,6 +10,15 @@ use super::progress::causes;
 use crate::error::Error;
 use crate::oci::{Digest, Reference};
 use crate::transfer::{Plan, Report};
+
+/// Which way the images went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Direction {
+    /// Into the store.
+    Here,
+    /// To a registry.
+    There,
+}
 
 /// The blobs of an image, in bytes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -55,13 +64,14 @@ pub fn pulled(report: &Report, sizes: &BTreeMap<String, Size>) -> Vec<Pulled> {
     report.images.iter().map(image).collect()
 }
 
-/// The end of a pull as docker writes it: digest, status, full name.
-pub fn text(pulled: &[Pulled]) -> String {
+/// The end as docker writes it for a pull: digest, status, full name.
+pub fn text(pulled: &[Pulled], direction: Direction) -> String {
     let image = |image: &Pulled| {
         let digest = image.result.as_ref().ok()?;
-        let status = match image.up_to_date {
-            true => "Image is up to date for",
-            false => "Downloaded newer image for",
+        let status = match (image.up_to_date, direction) {
+            (true, _) => "Image is up to date for",
+            (false, Direction::Here) => "Downloaded newer image for",
+            (false, Direction::There) => "Sent newer image for",
         };
         Some(format!("Digest: {digest}\nStatus: {status} {}\n{}\n", image.name.familiar(), image.name))
     };
@@ -100,6 +110,7 @@ struct Run {
     held: u64,
     local: u64,
     brought: u64,
+    mounted: u64,
     saved: u64,
     causes: BTreeMap<&'static str, u64>,
     elapsed_ms: u64,
@@ -113,6 +124,7 @@ impl Run {
             held: report.held,
             local: report.local,
             brought: report.brought,
+            mounted: report.mounted,
             saved: saved(report),
             causes: causes(&report.causes),
             elapsed_ms: report.elapsed.as_millis() as u64,
@@ -123,21 +135,22 @@ impl Run {
 
 /// Bytes that did not have to come over a network.
 fn saved(report: &Report) -> u64 {
-    report.held.saturating_add(report.brought).saturating_add(report.local)
+    [report.brought, report.local, report.mounted].into_iter().fold(report.held, u64::saturating_add)
 }
 
 /// One object an image, each on its line.
 ///
 /// # Errors
 /// None that is known: everything here has a form in JSON.
-pub fn json(pulled: &[Pulled], report: &Report) -> serde_json::Result<String> {
-    pulled.iter().map(|image| json_line(&object(image, report))).collect()
+pub fn json(pulled: &[Pulled], report: &Report, direction: Direction) -> serde_json::Result<String> {
+    pulled.iter().map(|image| json_line(&object(image, report, direction))).collect()
 }
 
-fn object(image: &Pulled, report: &Report) -> Object {
+fn object(image: &Pulled, report: &Report, direction: Direction) -> Object {
     let status = match (&image.result, image.up_to_date) {
         (Err(_), _) => "failed",
         (Ok(_), true) => "up-to-date",
+        (Ok(_), false) if direction == Direction::There => "sent",
         (Ok(_), false) => "downloaded",
     };
     Object {
@@ -152,13 +165,19 @@ fn object(image: &Pulled, report: &Report) -> Object {
 }
 
 /// What moved and what did not have to, in one line.
-pub fn summary(report: &Report) -> String {
+pub fn summary(report: &Report, direction: Direction) -> String {
     let saved = saved(report);
     let all = saved.saturating_add(report.moved);
     let mut parts = vec![format!("moved {}", size(report.moved))];
     match (report.held, all) {
         (_, 0) => {}
-        _ => parts.push(format!("{} already here ({} % saved)", size(report.held), percent(saved, all))),
+        _ => {
+            let place = if direction == Direction::Here { "here" } else { "there" };
+            parts.push(format!("{} already {place} ({} % saved)", size(report.held), percent(saved, all)));
+        }
+    }
+    if report.mounted > 0 {
+        parts.push(format!("{} mounted from other repositories", size(report.mounted)));
     }
     if report.local > 0 {
         parts.push(format!("{} from this machine", size(report.local)));
@@ -194,7 +213,7 @@ mod tests {
     #[test]
     fn a_pull_ends_as_docker_ends_it() {
         let images = [image("mysql:8", Ok(()), false), image("h.example/a", Ok(()), true)];
-        insta::assert_snapshot!(text(&images), @r"
+        insta::assert_snapshot!(text(&images, Direction::Here), @r"
         Digest: sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855
         Status: Downloaded newer image for mysql:8
         docker.io/library/mysql:8
@@ -216,17 +235,28 @@ mod tests {
     fn json_has_one_object_an_image_also_for_those_that_failed() {
         let images = [image("mysql:8", Ok(()), false), image("x", Err("1 GB\u{1b}"), false)];
         let report = Report { moved: 40, held: 60, syncing: Duration::from_millis(7), ..Report::default() };
-        insta::assert_snapshot!(json(&images, &report).unwrap(), @r#"
-        {"reference":"docker.io/library/mysql:8","digest":"sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855","status":"downloaded","size":100,"missing":40,"run":{"moved":40,"held":60,"local":0,"brought":0,"saved":60,"causes":{},"elapsed_ms":0,"syncing_ms":7}}
-        {"reference":"docker.io/library/x:latest","digest":null,"status":"failed","size":100,"missing":40,"error":"limit reached: 1 GB\u001b","run":{"moved":40,"held":60,"local":0,"brought":0,"saved":60,"causes":{},"elapsed_ms":0,"syncing_ms":7}}
+        insta::assert_snapshot!(json(&images, &report, Direction::Here).unwrap(), @r#"
+        {"reference":"docker.io/library/mysql:8","digest":"sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855","status":"downloaded","size":100,"missing":40,"run":{"moved":40,"held":60,"local":0,"brought":0,"mounted":0,"saved":60,"causes":{},"elapsed_ms":0,"syncing_ms":7}}
+        {"reference":"docker.io/library/x:latest","digest":null,"status":"failed","size":100,"missing":40,"error":"limit reached: 1 GB\u001b","run":{"moved":40,"held":60,"local":0,"brought":0,"mounted":0,"saved":60,"causes":{},"elapsed_ms":0,"syncing_ms":7}}
         "#);
+    }
+
+    #[test]
+    fn what_was_sent_is_told_from_the_other_end() {
+        let report = Report { held: 75, mounted: 25, ..Report::default() };
+        let said = summary(&report, Direction::There);
+        assert_eq!(said, "moved 0 B, 75 B already there (100 % saved), 25 B mounted from other repositories, 0.0 s");
+        assert!(text(&[image("mysql:8", Ok(()), false)], Direction::There).contains("Sent newer image for mysql:8"));
     }
 
     #[test]
     fn the_summary_says_what_was_saved() {
         let report =
             Report { moved: 12_300_000, held: 45_600_000, elapsed: Duration::from_millis(1200), ..Report::default() };
-        assert_eq!(summary(&report), "moved 12.3 MB, 45.6 MB already here (78 % saved), 1.2 s, 10.2 MB/s");
-        assert_eq!(summary(&Report::default()), "moved 0 B, 0.0 s");
+        assert_eq!(
+            summary(&report, Direction::Here),
+            "moved 12.3 MB, 45.6 MB already here (78 % saved), 1.2 s, 10.2 MB/s"
+        );
+        assert_eq!(summary(&Report::default(), Direction::Here), "moved 0 B, 0.0 s");
     }
 }

@@ -1,13 +1,14 @@
 //! Real registries and clients from the system's packages. One that is missing fails the test.
 
 use std::fs;
-use std::io::{BufRead, BufReader};
-use std::net::{Ipv4Addr, TcpListener};
+use std::io::{BufRead, BufReader, Read as _, Write as _};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
@@ -145,6 +146,7 @@ pub struct DockerRegistry {
     port: u16,
     server: Server,
     dir: TempDir,
+    marks: AtomicUsize,
 }
 
 impl DockerRegistry {
@@ -175,7 +177,7 @@ impl DockerRegistry {
         fs::write(&config, text).expect("a file in a temporary folder");
         let mut command = Command::new(program("docker-registry"));
         let server = Server::start(command.arg("serve").arg(&config), "listening on")?;
-        Some(DockerRegistry { port, server, dir })
+        Some(DockerRegistry { port, server, dir, marks: AtomicUsize::new(0) })
     }
 
     /// `127.0.0.1:PORT`.
@@ -210,6 +212,20 @@ impl DockerRegistry {
     /// The lines of its access log so far, in the common log format of web servers.
     pub fn access_log(&self) -> Vec<String> {
         self.server.log.lock().expect("the log").iter().filter(|line| line.contains("HTTP/1.1\"")).cloned().collect()
+    }
+
+    /// The access log with everything that was answered before this call: a request of our own has come out of it.
+    pub fn settled_log(&self) -> Vec<String> {
+        let mark = format!("/v2/mark-{}/tags/list", self.marks.fetch_add(1, Ordering::Relaxed));
+        let mut stream = TcpStream::connect(self.host()).expect("the registry accepts");
+        write!(stream, "GET {mark} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").expect("it reads");
+        stream.read_to_end(&mut Vec::new()).expect("it answers");
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while !self.access_log().iter().any(|line| line.contains(&mark)) {
+            assert!(Instant::now() < deadline, "the registry logged nothing of {mark}");
+            std::thread::yield_now();
+        }
+        self.access_log().into_iter().filter(|line| !line.contains("/v2/mark-")).collect()
     }
 
     /// How many requests of `method` with `part` in their path it has logged.

@@ -3,6 +3,7 @@
 pub mod catalog;
 pub mod completions;
 pub mod config;
+pub mod copy;
 pub mod digest;
 pub mod gc;
 pub mod images;
@@ -13,6 +14,7 @@ pub mod logout;
 pub mod man;
 pub mod manifest;
 pub mod pull;
+pub mod push;
 pub mod rm;
 pub mod serve;
 pub mod tag;

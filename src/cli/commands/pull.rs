@@ -1,16 +1,13 @@
 //! `layerpull pull`: images into the store, moving only what is missing.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::cli::config::{Origin, RegistryFlags, TransferFlags};
-use crate::cli::digestfile::Digestfile;
-use crate::cli::exit::{self, Told};
-use crate::cli::output::{note, print};
+use crate::cli::Context;
+use crate::cli::config::{RegistryFlags, TransferFlags};
+use crate::cli::ending::OutputFlags;
 use crate::cli::place::{self, registry, with_local};
-use crate::cli::progress::{Mode, Progress};
-use crate::cli::results::{self, Pulled};
-use crate::cli::{Context, Format, args};
+use crate::cli::progress::Progress;
+use crate::cli::results::{self, Direction, Pulled};
 use crate::content::Sink;
 use crate::error::{Error, Result};
 use crate::event::Event;
@@ -33,15 +30,9 @@ pub struct Args {
     /// Everything below an index
     #[arg(long)]
     all_platforms: bool,
-    /// Print only one line an image: the reference with its digest
-    #[arg(short, long, conflicts_with = "format")]
-    quiet: bool,
-    /// Output format
-    #[arg(long, value_enum, default_value_t = Format::Text)]
-    format: Format,
-    /// Write the digests into this file, one a line; the line of an image that failed is empty
-    #[arg(long, value_name = "FILE")]
-    digestfile: Option<PathBuf>,
+    /// What is printed.
+    #[command(flatten)]
+    output: OutputFlags,
     /// Which registry and how.
     #[command(flatten)]
     pub registry: RegistryFlags,
@@ -59,28 +50,11 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     if let Some(text) = args.images.iter().find(|text| args.all_tags && is_pinned(text)) {
         return Err(Error::Usage(format!("--all-tags takes every tag: leave out which one in {text}")).into());
     }
-    // A file that cannot be written is no reason to pull first.
-    let digests = args.digestfile.as_deref().map(Digestfile::open).transpose()?;
-    let progress = Progress::start(mode(&args, context));
+    let digests = args.output.digests()?;
+    let progress = Progress::start(args.output.mode(context));
     let ended = pull(&args, names, context, &progress).await;
     progress.finish();
-    let (pulled, report) = ended?;
-    conclude(&args, context, &pulled, &report)?;
-    if let Some(digests) = digests {
-        digests.write(&pulled)?;
-    }
-    match exit::of_several(failures(&pulled), pulled.len()) {
-        0 => Ok(()),
-        code => Err(Told(code).into()),
-    }
-}
-
-/// Somebody who asked for one line gets no progress, unless they asked for that, too.
-fn mode(args: &Args, context: &Context) -> Mode {
-    match (args.quiet, &context.settings.progress.origin) {
-        (true, Origin::Default) => Mode::None,
-        _ => context.settings.progress.value,
-    }
+    args.output.conclude(context, Direction::Here, ended?, digests)
 }
 
 async fn pull(
@@ -157,35 +131,4 @@ async fn all_tags(
 /// Whether a name says which image of its repository is meant: a tag is `latest` only where none was given.
 fn is_pinned(text: &str) -> bool {
     text.contains('@') || text.rsplit('/').next().is_some_and(|last| last.contains(':'))
-}
-
-/// Results on standard output, the summary and failures on standard error.
-fn conclude(args: &Args, context: &Context, pulled: &[Pulled], report: &Report) -> anyhow::Result<()> {
-    let failures = failures(pulled);
-    for error in &failures {
-        exit::tell(error, &context.ground);
-    }
-    hint(context, &failures);
-    // The last event says the same to a program.
-    if !args.quiet && mode(args, context) != Mode::Json && failures.len() < pulled.len() {
-        note(&results::summary(report));
-    }
-    print(&match (args.quiet, args.format) {
-        (true, _) => results::quiet(pulled),
-        (false, Format::Text) => results::text(pulled),
-        (false, Format::Json) => results::json(pulled, report)?,
-    })?;
-    Ok(())
-}
-
-fn failures(pulled: &[Pulled]) -> Vec<&Error> {
-    pulled.iter().filter_map(|image| image.result.as_ref().err().map(Arc::as_ref)).collect()
-}
-
-/// A word that is no image may have meant a command.
-fn hint(context: &Context, failures: &[&Error]) {
-    let Some(word) = &context.guess else { return };
-    if let Some(command) = args::meant(word).filter(|_| !failures.is_empty()) {
-        note(&format!("hint: {word:?} was taken for an image; did you mean `layerpull {command}`?"));
-    }
 }

@@ -1,0 +1,131 @@
+//! `layerpull copy`: an image from one registry to another, with no disk between.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::cli::Context;
+use crate::cli::config::{RegistryFlags, TransferFlags, values};
+use crate::cli::ending::OutputFlags;
+use crate::cli::place::{self, Side, with_local};
+use crate::cli::progress::Progress;
+use crate::cli::results::{self, Direction, Pulled};
+use crate::error::Result;
+use crate::oci::{Platform, Reference};
+use crate::registry::Credential;
+use crate::transfer::{Job, Platforms, Report};
+
+/// From where to where.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Image to copy
+    #[arg(value_name = "SRC")]
+    source: String,
+    /// Name that it gets
+    #[arg(value_name = "DST")]
+    target: String,
+    /// Platform to copy of an index, as OS/ARCH[/VARIANT] (repeatable): of one its manifest, of several a new index
+    #[arg(long, value_name = "PLATFORM", conflicts_with = "all_platforms")]
+    platform: Vec<Platform>,
+    /// What the name points to, whole [default]
+    #[arg(long)]
+    all_platforms: bool,
+    /// What is printed.
+    #[command(flatten)]
+    output: OutputFlags,
+    /// What holds for one side.
+    #[command(flatten)]
+    sides: SideFlags,
+    /// Which registry and how.
+    #[command(flatten)]
+    pub registry: RegistryFlags,
+    /// How blobs are moved.
+    #[command(flatten)]
+    pub transfer: TransferFlags,
+}
+
+/// What holds for one side alone.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Options of one side")]
+struct SideFlags {
+    /// Credentials for the source
+    #[arg(long, value_name = "USER:PASSWORD", value_parser = values::credentials)]
+    src_creds: Option<Credential>,
+    /// Credentials for the target
+    #[arg(long, value_name = "USER:PASSWORD", value_parser = values::credentials)]
+    dest_creds: Option<Credential>,
+    /// The only credential file for the source
+    #[arg(long, value_name = "FILE")]
+    src_authfile: Option<PathBuf>,
+    /// The only credential file for the target
+    #[arg(long, value_name = "FILE")]
+    dest_authfile: Option<PathBuf>,
+    /// Verify certificates of the source
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
+        value_parser = values::switch)]
+    src_tls_verify: Option<bool>,
+    /// Verify certificates of the target
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
+        value_parser = values::switch)]
+    dest_tls_verify: Option<bool>,
+    /// Folder with *.crt, *.cert and *.key for the source
+    #[arg(long, value_name = "DIR")]
+    src_cert_dir: Option<PathBuf>,
+    /// Folder with *.crt, *.cert and *.key for the target
+    #[arg(long, value_name = "DIR")]
+    dest_cert_dir: Option<PathBuf>,
+}
+
+impl SideFlags {
+    fn source(&self) -> Side {
+        Side {
+            creds: self.src_creds.clone(),
+            authfile: self.src_authfile.clone(),
+            tls_verify: self.src_tls_verify,
+            cert_dir: self.src_cert_dir.clone(),
+        }
+    }
+
+    fn target(&self) -> Side {
+        Side {
+            creds: self.dest_creds.clone(),
+            authfile: self.dest_authfile.clone(),
+            tls_verify: self.dest_tls_verify,
+            cert_dir: self.dest_cert_dir.clone(),
+        }
+    }
+}
+
+/// Copies.
+///
+/// # Errors
+/// Those of the image; `Interrupted`.
+pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
+    let names = (context.reference(&args.source)?, context.reference(&args.target)?);
+    let digests = args.output.digests()?;
+    let progress = Progress::start(args.output.mode(context));
+    let ended = copy(&args, names, context, &progress).await;
+    progress.finish();
+    args.output.conclude(context, Direction::There, ended?, digests)
+}
+
+async fn copy(
+    args: &Args,
+    (name, target): (Reference, Reference),
+    context: &Context,
+    progress: &Progress,
+) -> Result<(Vec<Pulled>, Report)> {
+    let events = progress.events();
+    let from = place::registry_of(&context.settings, &args.sides.source(), events.clone());
+    let to = place::registry_of(&context.settings, &args.sides.target(), events.clone());
+    let source = with_local(Arc::new(from.repository(&name)?), &context.settings)?;
+    let sink = Arc::new(to.repository_to_write(&target));
+    let platforms = match args.platform.is_empty() {
+        true => Platforms::All,
+        false => Platforms::Only(args.platform.clone()),
+    };
+    let transfer = context.transfer(events);
+    let plan = transfer.plan(vec![Job { name, target, source, sink, platforms }]).await?;
+    let sizes = results::sizes(&plan);
+    let report = transfer.run(plan).await?;
+    Ok((results::pulled(&report, &sizes), report))
+}

@@ -1,0 +1,88 @@
+//! `layerpull push`: images of the store to registries, moving only what is missing there.
+
+use std::sync::Arc;
+
+use crate::cli::Context;
+use crate::cli::config::{RegistryFlags, TransferFlags};
+use crate::cli::ending::OutputFlags;
+use crate::cli::place::{self, registry};
+use crate::cli::progress::Progress;
+use crate::cli::results::{self, Direction, Pulled};
+use crate::content::Source;
+use crate::error::{Error, Result};
+use crate::oci::{Platform, Reference};
+use crate::store::Store;
+use crate::transfer::{Job, Platforms, Report};
+
+/// Which images, and where to.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Names to push to. Of several the first only names the image of the store: SRC IMAGE…
+    #[arg(required = true, value_name = "IMAGE")]
+    images: Vec<String>,
+    /// Platform to push of an index, as OS/ARCH[/VARIANT] (repeatable): of one its manifest, of several a new index
+    /// [default: the whole index]
+    #[arg(long, value_name = "PLATFORM")]
+    platform: Vec<Platform>,
+    /// What is printed.
+    #[command(flatten)]
+    output: OutputFlags,
+    /// Which registry and how.
+    #[command(flatten)]
+    pub registry: RegistryFlags,
+    /// How blobs are moved.
+    #[command(flatten)]
+    pub transfer: TransferFlags,
+}
+
+/// Pushes.
+///
+/// # Errors
+/// Those of the only image; `Told` when some of several failed; `Store`, `Interrupted`.
+pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
+    let digests = args.output.digests()?;
+    let progress = Progress::start(args.output.mode(context));
+    let ended = push(&args, context, &progress).await;
+    progress.finish();
+    args.output.conclude(context, Direction::There, ended?, digests)
+}
+
+async fn push(args: &Args, context: &Context, progress: &Progress) -> Result<(Vec<Pulled>, Report)> {
+    let events = progress.events();
+    let registry = registry(&context.settings, events.clone());
+    let store = place::store(context, events.clone())?;
+    let _shared = store.share().await?;
+    let source: Arc<dyn Source> = Arc::new(store.clone());
+    let targets = if args.images.len() > 1 { &args.images[1..] } else { &args.images[..] };
+    let name = context.reference(&args.images[0])?;
+    let platforms = held(&store, &name, &args.platform).await?;
+    let mut jobs = Vec::new();
+    for text in targets {
+        let target = context.reference(text)?;
+        let sink = Arc::new(registry.repository_to_write(&target));
+        let (name, source, platforms) = (name.clone(), Arc::clone(&source), platforms.clone());
+        jobs.push(Job { name, target, source, sink, platforms });
+    }
+    let transfer = context.transfer(events);
+    let plan = transfer.plan(jobs).await?;
+    let sizes = results::sizes(&plan);
+    let report = transfer.run(plan).await?;
+    Ok((results::pulled(&report, &sizes), report))
+}
+
+/// What of the image is pushed. Of an index of which the store holds some platforms nothing else can be.
+async fn held(store: &Store, name: &Reference, wanted: &[Platform]) -> Result<Platforms> {
+    use crate::content::Sink as _;
+    let held = store.tagged(name).await?.and_then(|root| root.platforms);
+    match (held, wanted) {
+        (None, []) => Ok(Platforms::All),
+        (Some(held), []) => {
+            let list = held.iter().map(Platform::to_string).collect::<Vec<_>>().join(", ");
+            Err(Error::Usage(format!(
+                "{name}: of this index the store holds {list} alone: push that with --platform, or bring the others \
+                 here first with `layerpull pull --all-platforms {name}`"
+            )))
+        }
+        (_, wanted) => Ok(Platforms::Only(wanted.to_vec())),
+    }
+}
