@@ -8,7 +8,7 @@ use serde::Deserialize;
 use super::answer::Answer;
 use super::auth::Access;
 use super::repository::MANIFEST_TYPES;
-use super::session::{Ask, Session, same_origin};
+use super::session::{Ask, Session, Target, same_origin};
 use crate::error::{Error, Result};
 use crate::oci::manifest::MAX_MANIFEST_SIZE;
 use crate::oci::{Descriptor, Digest, Index, Manifest, MediaType, RawManifest};
@@ -107,7 +107,7 @@ pub(super) fn children(raw: &RawManifest, place: &str) -> Result<Vec<Descriptor>
 struct Pages {
     ask: Ask,
     more: bool,
-    seen: HashSet<String>,
+    seen: HashSet<Target>,
     bytes: usize,
 }
 
@@ -120,16 +120,17 @@ impl Pages {
         if !self.more {
             return Ok(None);
         }
-        self.seen.insert(self.ask.path.clone());
+        self.seen.insert(self.ask.target.clone());
         let answer = session.send(&self.ask).await?;
         self.more = false;
         let links = answer.response.headers().get_all("link").iter().filter_map(|value| value.to_str().ok());
         if let Some(link) = links.filter_map(next_link).next() {
             let path = next_path(session.base().await?, &answer.url, link).map_err(|why| answer.protocol(why))?;
-            if self.seen.contains(&path) || self.seen.len() >= MAX_PAGES {
+            let next = Target::Path(path);
+            if self.seen.contains(&next) || self.seen.len() >= MAX_PAGES {
                 return Err(answer.protocol("the pages of the list have no end"));
             }
-            self.ask.path = path;
+            self.ask.target = next;
             self.more = true;
         }
         Ok(Some(answer))

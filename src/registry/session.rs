@@ -18,12 +18,19 @@ use crate::error::{Error, Result};
 
 const MAX_HOPS: usize = 5;
 
+/// Where a request goes.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub(super) enum Target {
+    /// A path with its query, from the root of the host.
+    Path(String),
+    /// An address that the registry named. It gets no credentials when it is at another origin.
+    Address(Url),
+}
+
 /// What is asked of a registry.
 pub(super) struct Ask {
     pub(super) method: Method,
-    /// The path with its query, from the root of the host; or a whole address, which gets no credentials when it leads
-    /// to another origin.
-    pub(super) path: String,
+    pub(super) target: Target,
     pub(super) accept: Option<&'static str>,
     /// Value of a `Range` header.
     pub(super) range: Option<String>,
@@ -44,7 +51,13 @@ pub(super) struct Content {
 impl Ask {
     /// A GET of `path`.
     pub(super) fn get(path: impl Into<String>, access: Access, what: impl Into<String>) -> Ask {
-        Ask { method: Method::GET, path: path.into(), accept: None, range: None, body: None, access, what: what.into() }
+        let target = Target::Path(path.into());
+        Ask { method: Method::GET, target, accept: None, range: None, body: None, access, what: what.into() }
+    }
+
+    /// The same at an address that the registry named.
+    pub(super) fn at(self, address: Url) -> Ask {
+        Ask { target: Target::Address(address), ..self }
     }
 
     /// The same with another method.
@@ -71,14 +84,14 @@ impl Ask {
         Request { method: self.method.clone(), url, headers, body, what: self.what.clone() }
     }
 
-    /// The path at `base`, or the address that stands in its place. Not joined: `//other/x` would then lead to another
-    /// host, and a list could name it.
+    /// A path is not joined: `//other/x` would then lead to another host, and a list could name it.
     fn url(&self, base: &Url) -> Url {
-        if let Ok(url) = Url::parse(&self.path) {
-            return url;
-        }
+        let path = match &self.target {
+            Target::Path(path) => path,
+            Target::Address(url) => return url.clone(),
+        };
         let mut url = base.clone();
-        let (path, query) = self.path.split_once('?').map_or((self.path.as_str(), None), |(p, q)| (p, Some(q)));
+        let (path, query) = path.split_once('?').map_or((path.as_str(), None), |(p, q)| (p, Some(q)));
         url.set_path(path);
         url.set_query(query);
         url

@@ -2,6 +2,7 @@
 //!
 //! - `plan`: walks the graph of descriptors; `draft`: puts what was found together and asks what is there.
 //! - `run`: executes a plan: blobs in parallel, then manifests children first, then the tag.
+//! - `outcome`: what follows when work of the schedule has ended.
 //! - `schedule`: which blob gets the next connection, and how much of it; `pace`: how many a host gets.
 //! - `blob`: what the schedule knows of one blob; `image`: which blobs an image waits for.
 //! - `active`: a blob that ranges are written to; `fetch`: one connection that does; `segments`: which ranges are
@@ -14,6 +15,7 @@ mod blob;
 mod draft;
 mod fetch;
 mod image;
+mod outcome;
 mod pace;
 mod plan;
 mod retry;

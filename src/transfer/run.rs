@@ -2,34 +2,29 @@
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use tokio::task::{JoinError, JoinSet};
+use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior};
 
 use super::active::{Active, Completion, Traffic};
 use super::blob::{Blob, Stage};
-use super::fetch::{End, Fetched, Gauge, PROGRESS};
+use super::fetch::{Fetched, Gauge};
 use super::image::Images;
 use super::pace::Pace;
 use super::segments::ClaimId;
-use super::stream::{Attempt, Stream, Streamed};
+use super::stream::{Attempt, Stream};
 use super::{Plan, Report, Transfer};
-use crate::content::{Begun, Holding, Provenance};
+use crate::content::{Begun, Holding};
 use crate::error::{Error, Result};
-use crate::event::{Arrival, Cause, Event};
+use crate::event::Event;
 
 /// How often rates are looked at and pauses end.
 const TICK: Duration = Duration::from_millis(50);
-/// How long to wait before asking for a blob again that another process writes.
-const BUSY_PAUSE: Duration = Duration::from_millis(100);
 /// How long uploads may take to end between two pieces when the transfer is cancelled.
 const STOP_LIMIT: Duration = Duration::from_millis(300);
 /// How long saving may take then.
 const SAVE_LIMIT: Duration = Duration::from_millis(1200);
-/// What a connection must bring before its rate tells anything, in bytes.
-const TELLING: u64 = 1024 * 1024;
 /// A connection is compared with the others after this long.
 const COMPARE_AFTER: Duration = Duration::from_secs(4);
 /// A connection that brings less than this part of what is typical is cut.
@@ -66,16 +61,16 @@ pub(super) struct Run<'a> {
     pub(super) transfer: &'a Transfer,
     pub(super) blobs: Vec<Blob>,
     /// Blobs that wait to begin, the biggest first.
-    waiting: VecDeque<usize>,
+    pub(super) waiting: VecDeque<usize>,
     /// Blobs that have begun and not ended.
     pub(super) under_way: BTreeSet<usize>,
-    images: Images,
+    pub(super) images: Images,
     pub(super) pace: Pace,
     pub(super) tasks: JoinSet<Done>,
     /// Connections at work.
     pub(super) open: HashMap<(usize, ClaimId), (usize, Arc<Gauge>)>,
-    traffic: Arc<Traffic>,
-    report: Report,
+    pub(super) traffic: Arc<Traffic>,
+    pub(super) report: Report,
 }
 
 impl<'a> Run<'a> {
@@ -151,247 +146,14 @@ impl<'a> Run<'a> {
         }
     }
 
-    fn take(&mut self, done: Result<Done, JoinError>) {
-        match done {
-            Ok(Done::Streamed { blob, origin, attempt }) => self.streamed(blob, origin, attempt),
-            Ok(Done::Begun(i, begun)) if !self.blobs[i].has_ended() => self.begun(i, begun),
-            Ok(Done::Fetched { blob, origin, claim, gauge, fetched }) => {
-                self.open.remove(&(blob, claim));
-                self.fetched(blob, origin, claim, &gauge, fetched);
-            }
-            Ok(Done::Completed(i, completion)) if !self.blobs[i].has_ended() => self.completed(i, completion),
-            Ok(Done::Begun(..) | Done::Completed(..)) => {}
-            Ok(Done::Tagged(image, result)) => self.images.end(image, result.map_err(Arc::new)),
-            Ok(Done::Saved(result)) => self.saved(result),
-            Err(error) if error.is_cancelled() => {}
-            Err(error) => std::panic::resume_unwind(error.into_panic()),
-        }
-    }
-
-    fn begun(&mut self, i: usize, begun: Result<Begun>) {
-        let digest = self.blobs[i].plan.descriptor.digest.clone();
-        match begun {
-            Ok(Begun::Held) => {
-                self.report.brought += self.blobs[i].plan.planned();
-                self.arrived(i, Arrival::Held);
-            }
-            Ok(Begun::Mounted { .. }) => {
-                self.report.brought += self.blobs[i].plan.planned();
-                self.report.mounted += self.blobs[i].plan.descriptor.size;
-                self.arrived(i, Arrival::Mounted);
-            }
-            Ok(Begun::Busy) => {
-                if self.blobs[i].wait_for_other(Instant::now() + BUSY_PAUSE) {
-                    let what = format!("another process that is fetching {digest}");
-                    self.transfer.events.on(&Event::Waiting { what });
-                }
-                self.wait_again(i);
-            }
-            Ok(Begun::Ingest(ingest)) => {
-                let blob = self.blobs[i].plan.descriptor.clone();
-                let active = Arc::new(Active::new(blob, ingest, Arc::clone(&self.traffic)));
-                self.correct_plan(i, active.resumed);
-                self.transfer.events.on(&Event::Started { blob: digest, resumed: active.resumed });
-                self.blobs[i].stage = Stage::Active(Arc::clone(&active));
-                self.complete(i, active);
-            }
-            Ok(Begun::Upload(upload)) => {
-                let (blob, traffic) = (self.blobs[i].plan.descriptor.clone(), Arc::clone(&self.traffic));
-                let (events, stall) = (Arc::clone(&self.transfer.events), self.transfer.settings.stall);
-                let stream = Stream::new(blob, upload, traffic, events, stall);
-                self.correct_plan(i, stream.resumed);
-                self.transfer.events.on(&Event::Started { blob: digest, resumed: stream.resumed });
-                self.blobs[i].stage = Stage::Streaming(Arc::new(stream));
-            }
-            Err(error) => self.retry(i, None, error),
-        }
-    }
-
-    /// What is there may differ from what the plan saw: another process went on with the blob, or lost some of it, or
-    /// no repository gave it.
-    fn correct_plan(&mut self, i: usize, resumed: u64) {
-        let plan = &self.blobs[i].plan;
-        let (planned, left) = (plan.planned(), plan.descriptor.size.saturating_sub(resumed));
-        let cause = if plan.mounts.is_empty() { Cause::Spoiled } else { Cause::MountRefused };
-        self.report.brought += planned.saturating_sub(left);
-        if left > planned {
-            self.traffic.lose(cause, left - planned);
-        }
-    }
-
-    /// It has to begin once more.
-    fn wait_again(&mut self, i: usize) {
-        self.under_way.remove(&i);
-        self.waiting.push_front(i);
-    }
-
-    fn complete(&mut self, i: usize, active: Arc<Active>) {
-        let task = self.tasks.spawn(async move { Done::Completed(i, active.complete().await) });
-        self.blobs[i].is_followed_by(task);
-    }
-
-    fn fetched(&mut self, i: usize, origin: usize, claim: ClaimId, gauge: &Gauge, fetched: Fetched) {
-        let now = Instant::now();
-        let host = self.blobs[i].host(origin).to_owned();
-        self.pace.give_back(&host);
-        if let Some(round_trip) = fetched.round_trip {
-            self.pace.answered(&host, round_trip, gauge.flowing(now));
-        }
-        self.blobs[i].release(claim);
-        let moved = gauge.moved.load(Ordering::Relaxed);
-        if moved >= PROGRESS {
-            self.blobs[i].patience.renew();
-        }
-        // A cut one tells as well: when all have become slow, nobody is cut for it any more.
-        if moved >= TELLING || matches!(fetched.end, End::Cut) {
-            self.pace.learn(&host, gauge.rate(now));
-        }
-        if self.blobs[i].has_ended() {
-            return;
-        }
-        match fetched.end {
-            End::Complete | End::NoRanges => {}
-            End::Cut => {
-                let what = self.blobs[i].plan.descriptor.digest.to_string();
-                let why = format!("{host}: a connection far slower than the others is made anew");
-                self.transfer.events.on(&Event::Retried { what, why, wait: Duration::ZERO });
-            }
-            End::Broken(error) if self.blobs[i].is_known_failure(gauge.since) && error.is_transient() => {}
-            End::Broken(error) => self.retry(i, Some(origin), error),
-        }
-    }
-
-    fn streamed(&mut self, i: usize, origin: usize, attempt: Attempt) {
-        let host = self.blobs[i].host(origin).to_owned();
-        let place = self.blobs[i].plan.sink.place();
-        self.blobs[i].connections -= 1;
-        self.pace.give_back(&host);
-        self.pace.give_back(&place);
-        if let Some((round_trip, flow)) = attempt.answered {
-            self.pace.answered(&host, round_trip, flow);
-        }
-        if attempt.moved >= PROGRESS {
-            self.blobs[i].patience.renew();
-        }
-        if self.blobs[i].has_ended() {
-            return;
-        }
-        match attempt.streamed {
-            Streamed::Complete => self.arrived(i, Arrival::Transferred),
-            Streamed::Stopped => {}
-            Streamed::Source(error) => self.retry(i, Some(origin), error),
-            Streamed::Sink(error @ Error::Verification { .. }) => match self.blobs[i].streamed_wrong(error) {
-                Ok(()) => {}
-                Err(error) => self.fail(i, Arc::new(error)),
-            },
-            Streamed::Sink(error) => {
-                let (now, wait) = (Instant::now(), error.retry_after().unwrap_or_default());
-                if matches!(error, Error::Busy { .. }) {
-                    let allowed = self.pace.busy(&place, wait, now);
-                    self.transfer.events.on(&Event::Connections { host: place, allowed });
-                }
-                self.retry(i, None, error);
-            }
-        }
-    }
-
-    /// Decides what follows a failure of an origin, or of the sink: a pause, another origin, or the end of the blob.
-    fn retry(&mut self, i: usize, origin: Option<usize>, error: Error) {
-        let is_local = |origin: usize| self.blobs[i].origins[origin].origin.provenance() == Provenance::Local;
-        // A file that cannot be read is only one of the origins.
-        if matches!(error, Error::Store { .. }) && !origin.is_some_and(is_local) {
-            return self.fail(i, Arc::new(error));
-        }
-        let now = Instant::now();
-        let is_busy = matches!(error, Error::Busy { .. });
-        match self.blobs[i].patience.after(error) {
-            Ok((wait, error)) => {
-                if let (Some(origin), true) = (origin, is_busy) {
-                    let host = self.blobs[i].host(origin).to_owned();
-                    let allowed = self.pace.busy(&host, wait, now);
-                    self.transfer.events.on(&Event::Connections { host, allowed });
-                }
-                let what = self.blobs[i].plan.descriptor.digest.to_string();
-                self.transfer.events.on(&Event::Retried { what, why: error.to_string(), wait });
-                if self.blobs[i].pause(now, wait) {
-                    self.wait_again(i);
-                }
-            }
-            Err(error) => match origin {
-                Some(origin) if self.blobs[i].leave(origin, &self.transfer.settings) => {
-                    let host = self.blobs[i].host(origin).to_owned();
-                    self.transfer.events.on(&Event::Left { host, why: error.to_string() });
-                }
-                _ => self.fail(i, Arc::new(error)),
-            },
-        }
-    }
-
-    fn completed(&mut self, i: usize, completion: Result<Completion>) {
-        match completion {
-            Ok(Completion::Committed { syncing }) => {
-                self.report.syncing += syncing;
-                self.arrived(i, Arrival::Transferred);
-            }
-            Ok(Completion::Spoiled { found, ranges, from }) => {
-                let count: u64 = ranges.iter().map(|range| range.end - range.start).sum();
-                match self.blobs[i].spoiled(&found, ranges, from) {
-                    Ok(active) => {
-                        self.traffic.lose(Cause::Spoiled, count);
-                        let blob = active.descriptor.digest.clone();
-                        self.transfer.events.on(&Event::Lost { blob, count, cause: Cause::Spoiled });
-                        self.complete(i, active);
-                    }
-                    Err(error) => self.fail(i, Arc::new(error)),
-                }
-            }
-            Err(error) => self.fail(i, Arc::new(error)),
-        }
-    }
-
-    fn arrived(&mut self, i: usize, how: Arrival) {
-        self.blobs[i].stage = Stage::Done;
-        self.under_way.remove(&i);
-        let blob = self.blobs[i].plan.descriptor.digest.clone();
-        self.images.arrived(i);
-        self.transfer.events.on(&Event::Finished { blob, how });
-        self.finish_images();
-    }
-
-    fn fail(&mut self, i: usize, error: Arc<Error>) {
-        self.give_up(i);
-        for name in self.images.fail(i, &error) {
-            self.transfer.events.on(&Event::Failed { name, why: error.to_string() });
-        }
-        let unwanted = |&&j: &&usize| !self.images.want(j);
-        let unwanted: Vec<usize> = self.waiting.iter().chain(&self.under_way).filter(unwanted).copied().collect();
-        unwanted.into_iter().for_each(|j| self.give_up(j));
-        self.waiting.retain(|&j| !self.blobs[j].has_ended());
-    }
-
-    /// Ends what is under way for a blob and keeps what came of it.
-    fn give_up(&mut self, i: usize) {
-        for (_, (_, gauge)) in self.open.iter().filter(|((blob, _), _)| *blob == i) {
-            gauge.cut.cancel();
-        }
-        self.under_way.remove(&i);
-        match self.blobs[i].give_up() {
-            Stage::Active(active) => {
-                self.tasks.spawn(async move { Done::Saved(active.ingest.save().await) });
-            }
-            Stage::Streaming(stream) => stream.stop.cancel(),
-            _ => {}
-        }
-    }
-
-    fn saved(&self, result: Result<()>) {
+    pub(super) fn saved(&self, result: Result<()>) {
         if let Err(error) = result {
             self.transfer.events.on(&Event::Warning { text: format!("partial blob not saved: {error}") });
         }
     }
 
     /// Puts the manifests and tags of images whose blobs are all there.
-    fn finish_images(&mut self) {
+    pub(super) fn finish_images(&mut self) {
         for (number, image) in self.images.ready() {
             let transfer = self.transfer.clone();
             self.tasks.spawn(async move { Done::Tagged(number, transfer.finish(&image).await) });

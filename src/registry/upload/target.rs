@@ -51,14 +51,14 @@ impl Target {
 
     /// A request to the session itself.
     pub(super) fn ask_session(&self, method: Method, opened: &Opened) -> Ask {
-        self.ask(method, opened.location.as_str())
+        self.ask(method, "").at(opened.location.clone())
     }
 
     /// The PUT that ends the session.
     pub(super) fn ask_end(&self, opened: &Opened) -> Ask {
         let mut url = opened.location.clone();
         url.query_pairs_mut().append_pair("digest", &self.blob.digest.to_string());
-        self.ask(Method::PUT, url.as_str())
+        self.ask(Method::PUT, "").at(url)
     }
 
     /// Opens a session.
