@@ -1,11 +1,11 @@
 //! The commands: from words to settings, from settings to places, from events to what is shown.
 //!
-//! - [`args`]: which words are commands, which are images.
-//! - [`config`]: flags, environment, file and defaults, each value with its origin.
-//! - [`place`]: from names to registries and the store.
+//! - `args`: which words are commands, which are images.
+//! - `config`: flags, environment, file and defaults, each value with its origin.
+//! - `place`: from names to registries and the store.
 //! - `commands`: one file a command.
-//! - [`progress`]: what happens, shown.
-//! - [`output`], [`exit`]: results, errors and exit codes.
+//! - `progress`: what happens, shown.
+//! - `output`, `exit`: results, errors and exit codes.
 
 mod args;
 mod commands;
