@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use support::images::{Blob, Content, Image, raw};
 use support::registry::{Fault, Registry, Times, When};
 
-use crate::pulled::{MIB, Pull};
+use crate::pulled::{MIB, Pull, Pulled};
 
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const INDEX: &str = "application/vnd.oci.image.index.v1+json";
@@ -293,7 +293,9 @@ fn tags_that_traverse_are_not_asked_for() {
     let list = json!({"name": "library/x", "tags": ["1", "../../../escape", "a b", "\u{1b}[31m"]});
     let reply = support::registry::Reply::status(200).header("content-type", "application/json").body(list.to_string());
     pull.registry.rule(When::path("/tags/list"), Times::Always, Fault::Reply(reply));
-    let pulled = pull.run_with(&["-a"]);
+    let repository = format!("{}/library/x", pull.registry.host());
+    let output = pull.command_of(&repository).arg("-a").run();
+    let pulled = Pulled { output, requests: pull.registry.requests() };
     assert!(pulled.requests.count("GET", "escape") == 0 && !pulled.output.stderr.contains('\u{1b}'));
     pulled.code(0).says(&["lists a tag that cannot be one"]);
     pull.assert_whole();

@@ -47,7 +47,11 @@ impl Pull {
     }
 
     pub fn command(&self) -> Layerpull {
-        let name = self.registry.name("library/x", "1");
+        self.command_of(&self.registry.name("library/x", "1"))
+    }
+
+    /// A pull of another name into the same store.
+    pub fn command_of(&self, name: &str) -> Layerpull {
         let command = Layerpull::new().arg("pull").store(self.store()).arg(name);
         HASTE.into_iter().fold(command, |command, (name, value)| command.env(name, value))
     }
@@ -130,7 +134,7 @@ impl Pulled {
 
     /// Bytes that came, as the command counts them.
     pub fn moved(&self) -> u64 {
-        self.events("progress").last().expect("a last progress")["moved"].as_u64().unwrap()
+        self.events("done").last().expect("a last event")["moved"].as_u64().unwrap()
     }
 
     /// Bytes that were planned, from the plan that was told.
