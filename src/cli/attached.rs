@@ -78,8 +78,8 @@ fn has_arrived(pulled: &[Pulled], name: &str) -> bool {
     pulled.iter().any(|image| image.name.to_string() == name && image.result.is_ok())
 }
 
-fn change(pulled: &mut [Pulled], name: &str, mut change: impl FnMut(&mut Pulled)) {
-    pulled.iter_mut().filter(|image| image.name.to_string() == name).for_each(|image| change(image));
+fn change(pulled: &mut [Pulled], name: &str, change: impl FnMut(&mut Pulled)) {
+    pulled.iter_mut().filter(|image| image.name.to_string() == name).for_each(change);
 }
 
 fn fail(pulled: &mut [Pulled], name: &str, error: &Arc<Error>) {
