@@ -201,3 +201,20 @@ fn an_image_whose_signature_does_not_arrive_has_failed_and_a_second_run_brings_i
     Layerpull::new().args(words).run().success();
     scene.is_at(&target.host(), "db", |subject| listed_at(&target, "db", subject));
 }
+
+#[test]
+fn referrers_of_referrers_without_end_are_given_up() {
+    let (source, target) = (Registry::start(), DockerRegistry::start());
+    let image = Image::tiny("a");
+    source.add("a/db", "8", &image);
+    let mut last = image;
+    for _ in 0..10 {
+        last = artifact("application/x.seal", &last);
+        last.blobs.iter().for_each(|blob| source.add_blob("a/db", blob));
+        source.add_manifest("a/db", &last.digest().to_string(), last.root().clone());
+    }
+    let words = ["copy", "--referrers", &source.name("a/db", "8"), &target.name("db", "8")];
+    let output = Layerpull::new().args(words).run().code(1);
+    assert!(output.stderr.contains("more than 8 deep"), "{}", output.stderr);
+    assert_eq!(target.count("PUT", "/manifests/8"), 1, "the image itself is there");
+}
