@@ -5,8 +5,8 @@ use std::ffi::{OsStr, OsString};
 use clap::{Command as Clap, CommandFactory as _, Parser, Subcommand};
 
 use super::commands::{
-    catalog, completions, config, copy, digest, gc, images, inspect, layers, login, logout, man, manifest, pull, push,
-    rm, serve, tag, tags, verify, version,
+    catalog, completions, config, copy, delete, digest, gc, images, inspect, layers, login, logout, man, manifest,
+    pull, push, rm, serve, tag, tags, verify, version,
 };
 use super::config::{Common, Flags};
 use super::exit::Left;
@@ -57,8 +57,10 @@ pub enum Command {
     Layers(layers::Args),
     /// List the repositories of a registry
     Catalog(catalog::Args),
-    /// Give an image of the store another name
+    /// Give an image of the store, or of a repository, another name
     Tag(tag::Args),
+    /// Delete tags and manifests at a registry
+    Delete(delete::Args),
     /// Remove names from the store
     Rm(rm::Args),
     /// Free the space of what no image of the store needs
@@ -102,6 +104,8 @@ impl Cli {
             Command::Layers(args) => args.image.flags(flags),
             Command::Tags(args) => Flags { registry: args.registry.clone(), ..flags },
             Command::Catalog(args) => Flags { registry: args.registry.clone(), ..flags },
+            Command::Tag(args) => Flags { registry: args.registry.clone(), ..flags },
+            Command::Delete(args) => Flags { registry: args.registry.clone(), ..flags },
             Command::Login(args) => Flags { registry: args.registry.clone(), ..flags },
             Command::Logout(args) => Flags { registry: args.flags(), ..flags },
             Command::Verify(args) => {

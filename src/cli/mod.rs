@@ -8,6 +8,7 @@
 //! - `output`, `exit`: results, errors and exit codes.
 
 mod args;
+mod attached;
 mod commands;
 mod config;
 mod digestfile;
@@ -15,6 +16,7 @@ mod draw;
 mod ending;
 mod exit;
 mod image;
+mod naming;
 mod output;
 mod patient;
 mod place;
@@ -144,6 +146,7 @@ async fn dispatch(command: Command, context: &Context) -> anyhow::Result<()> {
         Command::Layers(args) => context.until_cancelled(layers::run(args, context)).await,
         Command::Catalog(args) => context.until_cancelled(catalog::run(args, context)).await,
         Command::Tag(args) => context.until_cancelled(tag::run(args, context)).await,
+        Command::Delete(args) => context.until_cancelled(delete::run(args, context)).await,
         Command::Rm(args) => context.until_cancelled(rm::run(args, context)).await,
         Command::Gc(args) => gc::run(args, context).await,
         Command::Verify(args) => verify::run(args, context).await,

@@ -136,7 +136,11 @@ fn qualified(name: &str) -> Option<Reference> {
     name.contains(['/', ':']).then(|| name.parse().ok())?
 }
 
-async fn tags_in(store: &Store, name: &Reference) -> Result<Vec<String>> {
+/// The tags of the repository of `name` in the store, sorted.
+///
+/// # Errors
+/// `Invalid` when `index.json` is damaged.
+pub async fn tags_in(store: &Store, name: &Reference) -> Result<Vec<String>> {
     let names = store.names().await?;
     let same = names.iter().map(|(reference, _)| reference).filter(|reference| reference.name() == name.name());
     let mut tags: Vec<String> = same.filter_map(|reference| reference.tag().map(str::to_owned)).collect();

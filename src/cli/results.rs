@@ -40,6 +40,8 @@ pub struct Pulled {
     pub up_to_date: bool,
     /// Its blobs.
     pub size: Size,
+    /// How many signatures, SBOMs and the like hang on it and are there, too; `None` where nobody asked for them.
+    pub referrers: Option<usize>,
 }
 
 /// The sizes of the images of a plan, by the names that they get.
@@ -60,6 +62,7 @@ pub fn pulled(report: &Report, sizes: &BTreeMap<String, Size>) -> Vec<Pulled> {
         result: outcome.result.clone(),
         up_to_date: outcome.up_to_date,
         size: sizes.get(&outcome.name.to_string()).copied().unwrap_or_default(),
+        referrers: None,
     };
     report.images.iter().map(image).collect()
 }
@@ -73,7 +76,8 @@ pub fn text(pulled: &[Pulled], direction: Direction) -> String {
             (false, Direction::Here) => "Downloaded newer image for",
             (false, Direction::There) => "Sent newer image for",
         };
-        Some(format!("Digest: {digest}\nStatus: {status} {}\n{}\n", image.name.familiar(), image.name))
+        let referrers = image.referrers.map_or_else(String::new, |count| format!("Referrers: {count}\n"));
+        Some(format!("Digest: {digest}\n{referrers}Status: {status} {}\n{}\n", image.name.familiar(), image.name))
     };
     pulled.iter().filter_map(image).collect()
 }
@@ -98,6 +102,8 @@ struct Object {
     status: &'static str,
     size: u64,
     missing: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    referrers: Option<usize>,
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
     run: Run,
@@ -159,6 +165,7 @@ fn object(image: &Pulled, report: &Report, direction: Direction) -> Object {
         status,
         size: image.size.whole,
         missing: image.size.missing,
+        referrers: image.referrers,
         error: image.result.as_ref().err().map(|error| error.to_string()),
         run: Run::of(report),
     }
@@ -207,7 +214,13 @@ mod tests {
             Ok(()) => Ok(Digest::of(b"")),
             Err(why) => Err(Arc::new(Error::Limit(why.into()))),
         };
-        Pulled { name: name.parse().unwrap(), result, up_to_date, size: Size { whole: 100, missing: 40 } }
+        Pulled {
+            name: name.parse().unwrap(),
+            result,
+            up_to_date,
+            size: Size { whole: 100, missing: 40 },
+            referrers: None,
+        }
     }
 
     #[test]

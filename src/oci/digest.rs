@@ -92,6 +92,13 @@ impl Digest {
         &self.hex
     }
 
+    /// The tag that speaks of these bytes, or the beginning of one: the algorithm, `-`, and up to 64 digits
+    /// (distribution-spec, "Referrers Tag Schema").
+    pub fn as_tag(&self) -> String {
+        let hex = self.hex();
+        format!("{}-{}", self.algorithm().as_str(), hex.get(..64).unwrap_or(hex))
+    }
+
     /// The first twelve hexadecimal digits, as docker prints them. For people, never for look-ups.
     pub fn short(&self) -> &str {
         &self.hex[..12]

@@ -91,8 +91,7 @@ pub(super) async fn referrers(
 
 /// The tag under which registries without the API keep the referrers (distribution-spec, "Referrers Tag Schema").
 pub(super) fn fallback_tag(subject: &Digest) -> String {
-    let hex: String = subject.hex().chars().take(64).collect();
-    format!("{}-{hex}", subject.algorithm().as_str())
+    subject.as_tag()
 }
 
 /// The children of an index that a fallback tag names.

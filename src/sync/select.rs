@@ -145,8 +145,7 @@ pub fn digest_tag(tag: &str) -> Option<&str> {
 
 /// The beginning of the tags that speak of `digest`.
 pub fn digest_stem(digest: &Digest) -> String {
-    let hex = digest.hex();
-    format!("{}-{}", digest.algorithm().as_str(), hex.get(..64).unwrap_or(hex))
+    digest.as_tag()
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! The engine: makes a [`Plan`] of what is missing and executes it.
 //!
 //! - `plan`: walks the graph of descriptors; `draft`: puts what was found together and asks what is there.
+//! - `attached`: finds what hangs on an image: signatures, SBOMs.
 //! - `run`: executes a plan: blobs in parallel, then manifests children first, then the tag.
 //! - `outcome`: what follows when work of the schedule has ended.
 //! - `schedule`: which blob gets the next connection, and how much of it; `pace`: how many a host gets.
@@ -11,6 +12,7 @@
 //! - `retry`: patience, renewed by progress.
 
 mod active;
+mod attached;
 mod blob;
 mod draft;
 mod fetch;
@@ -31,6 +33,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use attached::Attached;
 use tokio_util::sync::CancellationToken;
 
 use crate::content::{Holding, Origin, Root, Sink, Source};

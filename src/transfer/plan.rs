@@ -93,7 +93,7 @@ impl Transfer {
     }
 
     /// What the name points to. A digest that the sink holds is not asked for.
-    async fn root(&self, job: &Job) -> Result<Descriptor> {
+    pub(super) async fn root(&self, job: &Job) -> Result<Descriptor> {
         if let Some(digest) = job.name.digest()
             && let Some(held) = job.sink.held_manifest(digest).await?
         {
@@ -117,7 +117,7 @@ impl Transfer {
         Ok(next)
     }
 
-    async fn node(&self, job: &Job, descriptor: &Descriptor) -> Result<Node> {
+    pub(super) async fn node(&self, job: &Job, descriptor: &Descriptor) -> Result<Node> {
         let held = job.sink.held_manifest(&descriptor.digest).await?;
         let is_held = held.is_some();
         let raw = match held {
@@ -130,9 +130,9 @@ impl Transfer {
 }
 
 /// A manifest that was read.
-struct Node {
+pub(super) struct Node {
     raw: RawManifest,
-    manifest: Manifest,
+    pub(super) manifest: Manifest,
     is_held: bool,
 }
 
@@ -244,7 +244,7 @@ impl Walk {
 }
 
 /// The best child for each platform that is wanted, each once.
-fn choose(job: &Job, index: &Index, wanted: &[Platform]) -> Result<Vec<Descriptor>> {
+pub(super) fn choose(job: &Job, index: &Index, wanted: &[Platform]) -> Result<Vec<Descriptor>> {
     let mut chosen: Vec<Descriptor> = Vec::new();
     for platform in wanted {
         let absent = || Error::no_platform(job.source.place(), &job.name, platform, index);
@@ -279,7 +279,7 @@ fn children_first(root: &Digest, children: &HashMap<Digest, Vec<Digest>>) -> Has
 }
 
 /// Children that can be followed; what an index lists besides (unknown types) stays with its owner.
-fn known_children(index: &Index) -> Vec<Descriptor> {
+pub(super) fn known_children(index: &Index) -> Vec<Descriptor> {
     index.manifests.iter().filter(|child| child.media_type.is_manifest()).cloned().collect()
 }
 

@@ -4,11 +4,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::cli::Context;
+use crate::cli::attached::{self, Along};
 use crate::cli::config::{RegistryFlags, TransferFlags, values};
 use crate::cli::ending::OutputFlags;
 use crate::cli::place::{self, Side, with_local};
 use crate::cli::progress::Progress;
-use crate::cli::results::{self, Direction, Pulled};
+use crate::cli::results::{Direction, Pulled};
 use crate::error::Result;
 use crate::oci::{Platform, Reference};
 use crate::registry::Credential;
@@ -29,6 +30,10 @@ pub struct Args {
     /// What the name points to, whole [default]
     #[arg(long)]
     all_platforms: bool,
+    /// Copy signatures, SBOMs and attestations, too: what names the image, or something of it, as its subject, and
+    /// cosign's tags
+    #[arg(long)]
+    referrers: bool,
     /// What is printed.
     #[command(flatten)]
     output: OutputFlags,
@@ -118,14 +123,16 @@ async fn copy(
     let from = place::registry_of(&context.settings, &args.sides.source(), events.clone());
     let to = place::registry_of(&context.settings, &args.sides.target(), events.clone());
     let source = with_local(Arc::new(from.repository(&name)?), &context.settings)?;
-    let sink = Arc::new(to.repository_to_write(&target));
+    let there = Arc::new(to.repository_to_write(&target));
     let platforms = match args.platform.is_empty() {
         true => Platforms::All,
         false => Platforms::Only(args.platform.clone()),
     };
     let transfer = context.transfer(events);
-    let plan = transfer.plan(vec![Job { name, target, source, sink, platforms }]).await?;
-    let sizes = results::sizes(&plan);
-    let report = transfer.run(plan).await?;
-    Ok((results::pulled(&report, &sizes), report))
+    let job = Job { name, target, source, sink: there.clone(), platforms };
+    if !args.referrers {
+        return attached::alone(&transfer, vec![job]).await;
+    }
+    let tags = transfer.persist(&job.name.name(), || from.tags(&job.name)).await?;
+    attached::along(&transfer, &[Along { job, there, tags }]).await
 }

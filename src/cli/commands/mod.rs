@@ -4,6 +4,7 @@ pub mod catalog;
 pub mod completions;
 pub mod config;
 pub mod copy;
+pub mod delete;
 pub mod digest;
 pub mod gc;
 pub mod images;

@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use crate::cli::Context;
+use crate::cli::attached::{self, Along};
 use crate::cli::config::{RegistryFlags, TransferFlags};
 use crate::cli::ending::OutputFlags;
 use crate::cli::place::{self, registry};
 use crate::cli::progress::Progress;
-use crate::cli::results::{self, Direction, Pulled};
+use crate::cli::results::{Direction, Pulled};
 use crate::content::Source;
 use crate::error::{Error, Result};
 use crate::oci::{Platform, Reference};
@@ -24,6 +25,10 @@ pub struct Args {
     /// [default: the whole index]
     #[arg(long, value_name = "PLATFORM")]
     platform: Vec<Platform>,
+    /// Push signatures, SBOMs and attestations that the store has, too: what names the image, or something of it, as its
+    /// subject, and cosign's tags
+    #[arg(long)]
+    referrers: bool,
     /// What is printed.
     #[command(flatten)]
     output: OutputFlags,
@@ -56,18 +61,20 @@ async fn push(args: &Args, context: &Context, progress: &Progress) -> Result<(Ve
     let targets = if args.images.len() > 1 { &args.images[1..] } else { &args.images[..] };
     let name = context.reference(&args.images[0])?;
     let platforms = held(&store, &name, &args.platform).await?;
-    let mut jobs = Vec::new();
+    let tags = if args.referrers { place::tags_in(&store, &name).await? } else { Vec::new() };
+    let mut pushed = Vec::new();
     for text in targets {
         let target = context.reference(text)?;
-        let sink = Arc::new(registry.repository_to_write(&target));
+        let there = Arc::new(registry.repository_to_write(&target));
         let (name, source, platforms) = (name.clone(), Arc::clone(&source), platforms.clone());
-        jobs.push(Job { name, target, source, sink, platforms });
+        let job = Job { name, target, source, sink: there.clone(), platforms };
+        pushed.push(Along { job, there, tags: tags.clone() });
     }
     let transfer = context.transfer(events);
-    let plan = transfer.plan(jobs).await?;
-    let sizes = results::sizes(&plan);
-    let report = transfer.run(plan).await?;
-    Ok((results::pulled(&report, &sizes), report))
+    match args.referrers {
+        true => attached::along(&transfer, &pushed).await,
+        false => attached::alone(&transfer, pushed.into_iter().map(|pushed| pushed.job).collect()).await,
+    }
 }
 
 /// What of the image is pushed. Of an index of which the store holds some platforms nothing else can be.

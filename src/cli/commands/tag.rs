@@ -1,9 +1,11 @@
-//! `layerpull tag`: another name for an image of the store.
+//! `layerpull tag`: another name for an image of the store, or of a repository at its registry.
 
 use crate::cli::Context;
-use crate::cli::place;
-use crate::content::{Root, Sink};
+use crate::cli::config::RegistryFlags;
+use crate::cli::place::{self, registry};
+use crate::content::{Root, Sink, Source};
 use crate::error::{Error, Result};
+use crate::oci::Reference;
 use crate::store::Store;
 
 /// Which image, and its new name.
@@ -15,12 +17,18 @@ pub struct Args {
     /// Its other name
     #[arg(value_name = "NAME")]
     target: String,
+    /// Tag at the registry instead of in the store: both names are of one repository, and no blob moves
+    #[arg(long)]
+    remote: bool,
+    /// Which registry and how, with --remote.
+    #[command(flatten)]
+    pub registry: RegistryFlags,
 }
 
 /// Gives the image the name.
 ///
 /// # Errors
-/// `NotFound` when the image is not in the store.
+/// `NotFound` when the image is not there; `Usage` for names of several repositories with `--remote`.
 pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     let target = context.reference(&args.target)?;
     if target.digest().is_some() {
@@ -28,6 +36,9 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
             "{target}: a name with a digest cannot be given; leave out what follows the @"
         ))
         .into());
+    }
+    if args.remote {
+        return Ok(at_registry(context.reference(&args.source)?, target, context).await?);
     }
     let store = place::store(context, context.notices())?;
     let _shared = store.share_to_write().await?;
@@ -45,6 +56,21 @@ async fn root(store: &Store, text: &str, context: &Context) -> Result<Root> {
     store.tagged(&name).await?.ok_or_else(|| Error::NotFound {
         what: name.to_string(),
         place: store.root().display().to_string(),
-        why: "`layerpull images` lists what is there".into(),
+        why: "`layerpull images` lists what is there; --remote tags at the registry".into(),
     })
+}
+
+/// The manifest of one tag is put under another.
+async fn at_registry(source: Reference, target: Reference, context: &Context) -> Result<()> {
+    if source.name() != target.name() {
+        return Err(Error::Usage(format!(
+            "{target}: not the repository of {source}, and a tag is given within one: `layerpull copy {source} {target}`, \
+             which moves no blob that is there or can be mounted"
+        )));
+    }
+    let repository = registry(&context.settings, context.notices()).repository_to_write(&target);
+    let transfer = context.transfer(context.notices());
+    let descriptor = transfer.persist(&source.to_string(), || repository.resolve(&source)).await?;
+    let root = Root { descriptor, platforms: None };
+    transfer.persist(&target.to_string(), || repository.tag(&target, &root)).await
 }
