@@ -39,7 +39,9 @@ impl Scene {
 
 /// The rows of the bars: the total and what is in flight.
 fn bars(screen: &Screen) -> Vec<String> {
-    let is_bar = |row: &String| row.starts_with("total ") || row.contains(['░', '█', '▓']);
+    let is_digest = |label: &str| label.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let is_labelled = |row: &str| row.starts_with("total ") || row.get(..7).is_some_and(is_digest);
+    let is_bar = |row: &String| is_labelled(row) || row.contains(['░', '█', '▓']);
     screen.rows().into_iter().filter(is_bar).collect()
 }
 

@@ -67,7 +67,11 @@ impl Terminal {
         let mut screen = self.shown.0.lock().expect("no test panics while it holds the screen");
         while !condition(&screen) {
             let left = deadline.saturating_duration_since(Instant::now());
-            assert!(!left.is_zero(), "{what}: never seen\n{}", screen.text());
+            if left.is_zero() {
+                let text = screen.text();
+                drop(screen);
+                panic!("{what}: never seen\n{text}");
+            }
             screen = self.shown.1.wait_timeout(screen, left).expect("the reader does not panic").0;
         }
         screen.clone()

@@ -54,16 +54,17 @@ impl State {
         self.pending.push_str(text);
     }
 
-    /// Rows that the lines have now beyond those that they had when they were written.
-    fn wrapped(&self, columns: usize) -> usize {
-        if columns >= self.columns || columns == 0 {
+    /// Rows beyond `rows` that the lines of the last frame have now. What was printed above it stays.
+    fn wrapped(&self, rows: usize, columns: usize) -> usize {
+        // A single line need not be of a frame. Those of several are, also when the window changed as they were written.
+        if columns == 0 || (rows == 0 && columns >= self.columns) {
             return 0;
         }
-        self.written.iter().map(|width| width.div_ceil(columns).max(1) - 1).sum()
+        self.written.iter().rev().take(rows + 1).map(|width| width.div_ceil(columns).max(1) - 1).sum()
     }
 
     fn up(&mut self, rows: usize, columns: usize) {
-        let wrapped = self.wrapped(columns);
+        let wrapped = self.wrapped(rows, columns);
         if rows + wrapped > 0 {
             self.pending.push_str(&format!("\u{1b}[{}A", rows + wrapped));
         }
@@ -181,6 +182,22 @@ mod tests {
     #[test]
     fn what_a_narrower_window_wrapped_is_cleared_as_well() {
         let mut state = drawn(&[&"x".repeat(70), "\u{1b}[32mshort\u{1b}[0m"], 77);
+        state.pending.clear();
+        state.up(1, 40);
+        assert_eq!(state.pending, "\u{1b}[2A\r\u{1b}[J");
+    }
+
+    #[test]
+    fn what_was_printed_above_the_frame_is_not_cleared() {
+        let mut state = drawn(&[&"x".repeat(70), "total", "blob"], 77);
+        state.pending.clear();
+        state.up(1, 40);
+        assert_eq!(state.pending, "\u{1b}[1A");
+    }
+
+    #[test]
+    fn a_window_that_got_narrower_while_a_frame_was_written_is_noticed() {
+        let mut state = drawn(&[&"x".repeat(70), "short"], 40);
         state.pending.clear();
         state.up(1, 40);
         assert_eq!(state.pending, "\u{1b}[2A\r\u{1b}[J");
