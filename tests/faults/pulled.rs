@@ -130,7 +130,7 @@ impl Pulled {
 
     /// Bytes that came, as the command counts them.
     pub fn moved(&self) -> u64 {
-        self.events("progress").last().expect("a last progress")["moved"].as_u64().unwrap()
+        self.events("done").last().expect("a last event")["moved"].as_u64().unwrap()
     }
 
     /// Bytes that were planned, from the plan that was told.

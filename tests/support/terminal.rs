@@ -131,9 +131,9 @@ pub struct Screen {
     row: usize,
     column: usize,
     closed: bool,
-    /// How often a row was cleared: once for each row that is drawn again.
+    /// How often a part of the screen was cleared: once for each time that something is drawn anew.
     pub cleared: usize,
-    /// How often the cursor was moved up or a part of the screen was cleared.
+    /// How often the cursor was moved or a part of the screen was cleared.
     pub moves: usize,
     /// How often the colour was changed.
     pub colours: usize,
@@ -216,8 +216,6 @@ impl Screen {
         match letter {
             "m" => self.colours += 1,
             "A" => self.go(self.row.saturating_sub(count)),
-            "B" => self.go(self.row + count),
-            "K" => self.clear_row(parameter),
             "J" => self.clear_below(parameter),
             _ => panic!("the terminal does not know {:?}", &text[..end + 3]),
         }
@@ -225,17 +223,12 @@ impl Screen {
         Some(end + 3)
     }
 
-    fn clear_row(&mut self, parameter: &str) {
-        assert_eq!(parameter, "2", "only whole rows are cleared");
-        self.rows[self.row] = Row::default();
-        self.cleared += 1;
-    }
-
     fn clear_below(&mut self, parameter: &str) {
         assert_eq!(parameter, "", "only what is below is cleared");
         self.rows[self.row].cells.truncate(self.column);
         self.rows[self.row].wrapped = false;
         self.rows.truncate(self.row + 1);
+        self.cleared += 1;
     }
 
     /// Another width: lines are wrapped anew, and the cursor stays at its character.
