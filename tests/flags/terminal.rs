@@ -85,7 +85,7 @@ fn a_window_that_gets_narrower_or_wider_breaks_no_row() {
         text[..text.find("total ").expect("a total")].replace('\n', "")
     };
     let first = above(&terminal.until("two layers that stand still", stands));
-    for columns in [60, 31, 100, 45] {
+    for columns in [60, 31, 45, 100] {
         terminal.resize(columns);
         let screen = redrawn(&terminal);
         assert!(bars(&screen).iter().all(|row| row.chars().count() < columns.into()), "{}", screen.text());
