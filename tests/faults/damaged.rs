@@ -138,4 +138,6 @@ fn a_blob_that_is_empty_needs_no_request() {
     let pulled = pull.run().code(0).lost_nothing();
     pull.assert_whole();
     assert_eq!(pulled.requests.blob_gets(pull.layer().digest()).len(), 0);
+    let config = pull.image.config().size();
+    assert_eq!((pulled.planned(), pulled.moved(), pulled.requests.blob_bytes()), (config, config, config));
 }

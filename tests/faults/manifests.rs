@@ -72,6 +72,15 @@ fn the_largest_size_that_can_be_ends_the_pull_before_it_fills_the_disk() {
 }
 
 #[test]
+fn a_size_of_the_largest_number_leaves_no_room_for_the_configuration() {
+    let pull = of_json(&with_size(json!(i64::MAX)));
+    let pulled = pull.run().code(1).says(&["its blobs are said to have more than 9223372036854775807 bytes"]);
+    assert_eq!((pulled.requests.len(), pulled.requests.all_blob_gets().len(), pulled.retries()), (2, 0, 0));
+    pull.assert_lacks(pull.layer());
+    pull.assert_untagged();
+}
+
+#[test]
 fn several_of_the_largest_sizes_do_not_overflow_the_sum() {
     let layers: Vec<Value> =
         (0..4).map(|n| json!({"mediaType": LAYER, "size": i64::MAX, "digest": Blob::noise(n, 10).digest()})).collect();
@@ -208,7 +217,11 @@ fn what_two_readers_could_read_differently_is_refused() {
     lies["mediaType"] = json!(INDEX);
     for manifest in [both, lies] {
         let pull = of_json(&manifest);
-        assert!(pull.run().code(1).says(&["ambiguous"]).requests.all_blob_gets().is_empty());
+        let pulled = pull.run().code(1).says(&["ambiguous"]);
+        assert_eq!((pulled.requests.all_blob_gets().len(), pulled.retries()), (0, 0));
+        // A HEAD, and the manifest once: it is not asked for again in the hope of another.
+        let bytes = manifest.to_string().len() as u64;
+        assert_eq!(pulled.requests.iter().map(|r| r.sent).collect::<Vec<_>>(), [0, bytes]);
         pull.assert_untagged();
     }
 }
@@ -248,8 +261,11 @@ fn types_that_nobody_knows_are_refused_by_name() {
 fn layers_of_unknown_types_are_taken_as_they_are() {
     let layer = Blob::new("application/x-nobody-knows", Content::Bytes("data".into()));
     let pull = Pull::of(Image::build().layer(layer).finish());
-    pull.run().code(0).lost_nothing();
+    let pulled = pull.run().code(0).lost_nothing();
     pull.assert_whole();
+    assert_eq!(pulled.sent(pull.layer()), 4);
+    assert_eq!((pulled.moved(), pulled.requests.blob_bytes()), (pull.image.size(), pull.image.size()));
+    assert_eq!(pulled.requests.all_blob_gets().len(), 2);
 }
 
 #[test]

@@ -103,8 +103,20 @@ impl Layerpull {
 
     /// Starts it.
     pub fn spawn(self) -> Running {
+        let mut command = self.prepare(Command::new(binary()));
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().expect("the layerpull binary is built");
+        let mut stdin = child.stdin.take().expect("stdin is a pipe");
+        // A command that does not read its input is right to close it.
+        let _ = stdin.write_all(&self.stdin);
+        let stdout = Printed::collect(child.stdout.take().expect("stdout is a pipe"));
+        let stderr = Printed::collect(child.stderr.take().expect("stderr is a pipe"));
+        Running { child, stdout, stderr, _home: self.home }
+    }
+
+    /// `command` with the arguments and the clean environment.
+    pub(crate) fn prepare(&self, mut command: Command) -> Command {
         let home = self.home.path();
-        let mut command = Command::new(binary());
         command.args(&self.args).current_dir(self.dir.as_deref().unwrap_or(home));
         command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default()).env("HOME", home);
         for (name, below) in
@@ -114,15 +126,9 @@ impl Layerpull {
         }
         let runtime = home.join("run");
         std::fs::create_dir_all(&runtime).expect("a folder in the home");
-        command.env("XDG_RUNTIME_DIR", runtime).envs(self.env);
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = command.spawn().expect("the layerpull binary is built");
-        let mut stdin = child.stdin.take().expect("stdin is a pipe");
-        // A command that does not read its input is right to close it.
-        let _ = stdin.write_all(&self.stdin);
-        let stdout = Printed::collect(child.stdout.take().expect("stdout is a pipe"));
-        let stderr = Printed::collect(child.stderr.take().expect("stderr is a pipe"));
-        Running { child, stdout, stderr, _home: self.home }
+        let variables = self.env.iter().map(|(name, value)| (name, value));
+        command.env("XDG_RUNTIME_DIR", runtime).envs(variables);
+        command
     }
 }
 

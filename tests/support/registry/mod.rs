@@ -21,6 +21,10 @@ use std::sync::{Arc, Mutex};
 
 use base64::Engine;
 use layerpull::oci::{MediaType, RawManifest};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use rustls::server::WebPkiClientVerifier;
+use rustls::server::danger::ClientCertVerifier;
 use tokio_rustls::TlsAcceptor;
 
 pub use auth::{Auth, Bearer, Lifetime};
@@ -50,14 +54,33 @@ impl Registry {
 
     /// An empty registry over TLS, with a certificate of its own for 127.0.0.1 and localhost.
     pub fn start_tls() -> Registry {
-        let names = vec!["127.0.0.1".to_string(), "localhost".to_string()];
+        Registry::start_tls_as(&["127.0.0.1", "localhost"])
+    }
+
+    /// The same with a certificate for these names and addresses.
+    pub fn start_tls_as(names: &[&str]) -> Registry {
+        Registry::launch_tls(names, WebPkiClientVerifier::no_client_auth())
+    }
+
+    /// The same as [`start_tls`](Registry::start_tls) for clients that identify themselves by this certificate (PEM) alone.
+    pub fn start_tls_for(client: &str) -> Registry {
+        let mut known = rustls::RootCertStore::empty();
+        let client = CertificateDer::from_pem_slice(client.as_bytes()).expect("a certificate");
+        known.add(client).expect("a certificate that can be an anchor");
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(known), provider).build();
+        Registry::launch_tls(&["127.0.0.1"], verifier.expect("there is an anchor"))
+    }
+
+    fn launch_tls(names: &[&str], clients: Arc<dyn ClientCertVerifier>) -> Registry {
+        let names: Vec<String> = names.iter().map(ToString::to_string).collect();
         let made = rcgen::generate_simple_self_signed(names).expect("a certificate");
         let key = rustls::pki_types::PrivateKeyDer::Pkcs8(made.signing_key.serialize_der().into());
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let config = rustls::ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .expect("ring knows the default versions")
-            .with_no_client_auth()
+            .with_client_cert_verifier(clients)
             .with_single_cert(vec![made.cert.der().clone()], key)
             .expect("the certificate fits its key");
         let mut registry = Registry::launch(Some(TlsAcceptor::from(Arc::new(config))));

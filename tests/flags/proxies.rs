@@ -1,0 +1,169 @@
+//! Registries behind a proxy.
+
+use std::io::{self, Read, Write};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::{Arc, Mutex};
+
+use support::command::Layerpull;
+use support::images::{Blob, Image};
+use support::registry::{Registry, basic};
+use tempfile::TempDir;
+
+use crate::{home, with_image};
+
+/// A proxy that knows but one way: whatever host a tunnel is asked for, it leads to `target`.
+struct Proxy {
+    address: SocketAddr,
+    heads: Arc<Mutex<Vec<String>>>,
+}
+
+impl Proxy {
+    fn to(target: SocketAddr) -> Proxy {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let (address, heads) = (listener.local_addr().unwrap(), Arc::<Mutex<Vec<String>>>::default());
+        let seen = heads.clone();
+        std::thread::spawn(move || {
+            for client in listener.incoming().map_while(Result::ok) {
+                let seen = seen.clone();
+                // A client that goes away is no fault of the proxy.
+                std::thread::spawn(move || drop(serve(client, target, &seen)));
+            }
+        });
+        Proxy { address, heads }
+    }
+
+    fn url(&self) -> String {
+        format!("http://ann:canary@{}", self.address)
+    }
+
+    /// The first lines of what it was asked.
+    fn asked(&self) -> Vec<String> {
+        let heads = self.heads.lock().unwrap();
+        heads.iter().map(|head| head.lines().next().unwrap_or_default().to_owned()).collect()
+    }
+}
+
+fn serve(mut client: TcpStream, target: SocketAddr, heads: &Mutex<Vec<String>>) -> io::Result<()> {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        client.read_exact(&mut byte)?;
+        head.push(byte[0]);
+    }
+    let head = String::from_utf8_lossy(&head).into_owned();
+    let is_tunnel = head.starts_with("CONNECT ");
+    heads.lock().unwrap().push(head);
+    if !is_tunnel {
+        return client.write_all(b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+    }
+    let server = TcpStream::connect(target)?;
+    client.write_all(b"HTTP/1.1 200 OK\r\n\r\n")?;
+    let (from, to) = (client.try_clone()?, server.try_clone()?);
+    std::thread::spawn(move || carry(from, to));
+    carry(server, client);
+    Ok(())
+}
+
+fn carry(mut from: TcpStream, mut to: TcpStream) {
+    let _ = io::copy(&mut from, &mut to);
+    let _ = to.shutdown(Shutdown::Write);
+}
+
+/// A registry behind a proxy, and the home of who asks it.
+struct Scene {
+    registry: Registry,
+    proxy: Proxy,
+    home: TempDir,
+}
+
+impl Scene {
+    fn of(names: &[&str]) -> Scene {
+        let registry = with_image(Registry::start_tls_as(names));
+        let (proxy, home) = (Proxy::to(registry.address()), home());
+        std::fs::write(home.path().join("ca.pem"), registry.certificate()).unwrap();
+        Scene { registry, proxy, home }
+    }
+
+    fn run(&self, words: &[&str]) -> Layerpull {
+        let authority = self.home.path().join("ca.pem");
+        Layerpull::new().home(self.home.path()).args(words).args(["--retries", "0", "--ca-file"]).arg(authority)
+    }
+}
+
+#[test]
+fn a_registry_that_only_the_proxy_can_reach_is_pulled_from_through_a_tunnel() {
+    let scene = Scene::of(&["registry.test"]);
+    let image = Image::build().layer(Blob::noise(1, 300_000)).finish();
+    scene.registry.add("library/big", "1", &image);
+    let pull = scene.run(&["pull", "registry.test/library/big:1"]);
+    // Plain requests have another proxy, where nobody listens.
+    let output = pull.env("HTTPS_PROXY", scene.proxy.url()).env("HTTP_PROXY", "http://127.0.0.1:1").run().success();
+    assert!(output.stdout.contains(&image.digest().to_string()), "{}", output.stdout);
+    assert_eq!(scene.registry.requests().blob_bytes(), image.size());
+    Layerpull::new().home(scene.home.path()).arg("verify").run().success();
+    let asked = scene.proxy.asked();
+    assert!(!asked.is_empty() && asked.iter().all(|line| line == "CONNECT registry.test:443 HTTP/1.1"), "{asked:?}");
+    // The proxy is told who asks, and nobody else is.
+    let told = format!("proxy-authorization: {}", basic("ann", "canary")).to_lowercase();
+    assert!(scene.proxy.heads.lock().unwrap().iter().all(|head| head.to_lowercase().contains(&told)));
+    assert!(scene.registry.requests().carrying("canary").is_empty());
+    assert!(!output.transcript().contains("canary"));
+}
+
+#[test]
+fn what_no_proxy_names_is_asked_directly() {
+    // The address leads to this machine, but is not that of loopback, which never takes a proxy.
+    let scene = Scene::of(&["0.0.0.0"]);
+    let name = format!("0.0.0.0:{}/library/x:1", scene.registry.address().port());
+    let ask = |variables: &[(&str, &str)]| {
+        let command = scene.run(&["digest", &name]).env("ALL_PROXY", scene.proxy.url());
+        variables.iter().fold(command, |command, (name, value)| command.env(name, value)).run().success();
+        std::mem::take(&mut *scene.proxy.heads.lock().unwrap()).len()
+    };
+    assert_eq!(ask(&[]), 1);
+    assert_eq!(ask(&[("NO_PROXY", "other.test,10.0.0.0/8")]), 1);
+    for list in ["0.0.0.0", "x.test, 0.0.0.0/8", "*"] {
+        assert_eq!(ask(&[("NO_PROXY", list)]), 0, "{list}");
+    }
+    assert_eq!(ask(&[("no_proxy", "0.0.0.0")]), 0);
+    assert_eq!(scene.registry.requests().count("HEAD", "/manifests/1"), 6);
+}
+
+#[test]
+fn a_registry_on_loopback_is_asked_directly_whatever_the_proxy() {
+    let scene = Scene::of(&["127.0.0.1"]);
+    let name = scene.registry.name("library/x", "1");
+    scene.run(&["digest", &name]).env("ALL_PROXY", scene.proxy.url()).run().success();
+    assert!(scene.proxy.asked().is_empty());
+}
+
+#[test]
+fn a_proxy_that_refuses_is_told_by_its_address_and_without_its_password() {
+    let scene = Scene::of(&["registry.test"]);
+    let (there, gone) =
+        (TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap(), scene.run(&["digest", "registry.test/x"]));
+    let address = there.local_addr().unwrap();
+    drop(there);
+    let output = gone.env("ALL_PROXY", format!("http://ann:canary@{address}")).run().code(5);
+    assert!(output.stderr.contains("registry.test"), "{}", output.stderr);
+    assert!(!output.transcript().contains("canary"), "{}", output.stderr);
+}
+
+#[test]
+fn a_word_that_is_no_image_and_nearly_a_command_says_so() {
+    let scene = Scene::of(&["registry-1.docker.io"]);
+    let ask = |word: &str| scene.run(&[word]).env("ALL_PROXY", scene.proxy.url()).run().code(3).stderr;
+    let told = ask("pul");
+    assert!(told.contains("docker.io/library/pul:latest not found"), "{told}");
+    assert!(told.contains("hint: \"pul\" was taken for an image; did you mean `layerpull pull`?"), "{told}");
+    assert_eq!(scene.registry.requests().count("GET", "/v2/library/pul/manifests/latest"), 1);
+    assert!(scene.proxy.asked().iter().all(|line| line == "CONNECT registry-1.docker.io:443 HTTP/1.1"));
+    // Nothing is like this word, and these are no words that could be commands.
+    for word in ["mysql", "pul:latest", "library/pul"] {
+        assert!(!ask(word).contains("hint:"), "{word}");
+    }
+    // What is there is an image, whatever it is called.
+    scene.registry.add("library/pul", "latest", &Image::tiny("pul"));
+    let output = scene.run(&["pul"]).env("ALL_PROXY", scene.proxy.url()).run().success();
+    assert!(!output.stderr.contains("hint:"), "{}", output.stderr);
+}
