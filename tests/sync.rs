@@ -250,6 +250,64 @@ fn nothing_is_removed_from_a_repository_into_which_a_copy_failed() {
 }
 
 #[test]
+fn a_manifest_that_an_index_needs_is_not_removed() {
+    let scene = Scene::new();
+    let child = |arch: &str| {
+        Image::build().platform(&format!("linux/{arch}")).layer(Blob::files(&[("a", arch.as_bytes())])).finish()
+    };
+    let children = ["amd64", "arm64"].map(child);
+    scene.source.add("db", "1", &Image::index(&children));
+    let file = scene.file(&[("db", "")]);
+    scene.sync(&file, &[]).success();
+    scene.target.push("mirror/db", "child", &children[0]);
+    scene.target.push("mirror/db", "other", &Image::tiny("other"));
+    let output = scene.sync(&file, &["--delete", "--max-delete", "100"]).success();
+    assert!(output.stdout.contains("mirror/db:other") && !output.stdout.contains(":child"), "{}", output.stdout);
+    assert_eq!(scene.names("mirror/db"), ["1", "child"]);
+}
+
+#[test]
+fn a_file_of_regsync_gives_new_tags_and_one_platform() {
+    let scene = Scene::new();
+    let child = |arch: &str| {
+        Image::build().platform(&format!("linux/{arch}")).layer(Blob::files(&[("a", arch.as_bytes())])).finish()
+    };
+    let children = ["amd64", "arm64"].map(child);
+    scene.source.add("db", "1", &Image::index(&children));
+    let (from, to) = (scene.source.name("db", "1"), scene.target.name("db", "stable"));
+    let text = format!(
+        "version: 1\ndefaults: {{interval: 60m}}\nsync:\n- {{source: \"{from}\", target: \"{to}\", type: image, \
+         platform: linux/arm64}}\n"
+    );
+    let file = scene.write("regsync.yaml", &text);
+    let output = scene.sync(&file, &[]).success();
+    assert!(output.stderr.contains("regsync.yaml:2: ") && output.stderr.contains("interval"), "{}", output.stderr);
+    assert_eq!(scene.tags("db"), [at("stable", &children[1])]);
+    // It is called otherwise at the source.
+    scene.sync(&file, &["--delete", "--max-delete", "100"]).success();
+    assert_eq!(scene.names("db"), ["stable"]);
+}
+
+#[test]
+fn what_cannot_be_done_is_refused_before_anything_is_asked() {
+    let scene = Scene::new();
+    let attached = scene.file(&[("db", "referrers = true")]);
+    let refused = scene.sync(&attached, &[]).code(2);
+    assert!(
+        refused.stderr.contains("mirror.toml:3: ") && refused.stderr.contains("not copied yet"),
+        "{}",
+        refused.stderr
+    );
+    let skopeo = scene.write("sync.yaml", &format!("\"{}\":\n  images:\n    db: []\n", scene.source.host()));
+    assert!(scene.sync(&skopeo, &[]).code(2).stderr.contains("give a destination"));
+    let plain = scene.file(&[("db", "")]);
+    scene.sync(&plain, &["mirror.example"]).code(2);
+    scene.sync(&plain, &["--max-delete", "5"]).code(2);
+    scene.sync(&plain, &["--delete", "--max-delete", "101"]).code(2);
+    assert_eq!(scene.source.requests().len(), 0);
+}
+
+#[test]
 fn a_file_of_skopeo_lands_where_skopeo_puts_it() {
     let scene = Scene::new();
     let images = add_family(&scene);
@@ -258,7 +316,7 @@ fn a_file_of_skopeo_lands_where_skopeo_puts_it() {
     scene.source.require(Auth::basic("me", "secret"));
     let text = format!(
         "\"{}\":\n  tls-verify: false\n  credentials:\n    username: me\n    password: secret\n  images:\n    db: []\n    \
-         web:\n      - \"1\"\n  images-by-semver:\n    team/cache: \"~1\"\n",
+         web:\n      - \"1\"\n  images-by-tag-regex:\n    team/cache: ^1[.]\n",
         scene.source.host()
     );
     let file = scene.write("sync.yaml", &text);

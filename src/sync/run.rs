@@ -1,6 +1,7 @@
 //! From the entries of a file to jobs of one plan: which images are meant, and how the copies of each entry ended.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
+use std::path::Path;
 use std::pin::pin;
 use std::sync::Arc;
 
@@ -8,6 +9,7 @@ use async_trait::async_trait;
 use futures::stream::{self, StreamExt};
 
 use super::delete::{Copies, SourceTags};
+use super::tree::File;
 use super::{Attachments, Entry, Mirror, Named, Platforms, Repository};
 use crate::content::{Sink, Source};
 use crate::error::{Error, Result};
@@ -74,6 +76,8 @@ pub enum Lists {
 
 /// One run over a file.
 pub struct Run<'a> {
+    /// The file, for messages.
+    pub file: &'a Path,
     /// What the file asks for.
     pub mirror: &'a Mirror,
     /// Registries.
@@ -134,10 +138,11 @@ impl Run<'_> {
     fn refuse_attachments(&self) -> Result<()> {
         match self.mirror.entries.iter().find(|entry| entry.attachments != Attachments::None) {
             None => Ok(()),
-            Some(entry) => Err(Error::Usage(format!(
-                "line {}: {}: signatures and other referrers are not copied yet: leave out \"referrers\" and \"digestTags\"",
-                entry.line, entry.source
-            ))),
+            Some(entry) => {
+                let why =
+                    "signatures and other referrers are not copied yet: leave out \"referrers\" and \"digestTags\"";
+                Err(File(self.file).error(entry.line, format_args!("{}: {why}", entry.source)))
+            }
         }
     }
 

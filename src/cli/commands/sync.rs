@@ -193,8 +193,9 @@ fn tell_removals(args: &Args, removals: &[Removal], tell: Tell, context: &Contex
 }
 
 impl Args {
-    fn run<'a>(&self, mirror: &'a Mirror, places: &'a Hosts, transfer: &'a crate::transfer::Transfer) -> Run<'a> {
+    fn run<'a>(&'a self, mirror: &'a Mirror, places: &'a Hosts, transfer: &'a crate::transfer::Transfer) -> Run<'a> {
         Run {
+            file: &self.config,
             mirror,
             places,
             transfer,
