@@ -217,6 +217,32 @@ fn what_the_source_has_no_more_is_removed_unless_another_tag_needs_its_manifest(
 }
 
 #[test]
+fn where_tags_can_be_taken_away_the_manifest_stays_for_the_others() {
+    let scene = Scene::new();
+    let store = tempfile::tempdir().unwrap();
+    let words = ["serve", "--writable", "--no-auth", "--listen", "127.0.0.1:0"];
+    let server = Layerpull::new().args(words).store(store.path()).spawn();
+    let host = server.until_stderr("\n").trim().rsplit("http://").next().unwrap().to_owned();
+    scene.source.add("db", "1.0", &Image::tiny("0"));
+    let keys = format!("target = \"{host}/db\"\nglob = \"1.*\"");
+    let file = scene.file(&[("db", &keys)]);
+    scene.sync(&file, &[]).success();
+    let twin = format!("{host}/db:1.twin");
+    Layerpull::new().args(["copy", &scene.source.name("db", "1.0"), &twin]).run().success();
+    let words = ["--delete", "--max-delete", "50"];
+    let foreseen = scene.sync(&file, &[words.as_slice(), &["--dry-run"]].concat()).success().stdout;
+    assert!(
+        foreseen.contains(&format!("Would delete {twin}: unless the registry deletes manifests only")),
+        "{foreseen}"
+    );
+    let output = scene.sync(&file, &words).success();
+    assert!(output.stdout.contains(&format!("Deleted {twin}\n")), "{}", output.stdout);
+    let tags = Layerpull::new().args(["tags", &format!("{host}/db")]).run().success().stdout;
+    assert_eq!(tags, "1.0\n");
+    Layerpull::new().args(["manifest", &format!("{host}/db:1.0")]).run().success();
+}
+
+#[test]
 fn nothing_is_removed_when_a_source_does_not_tell_all_its_tags() {
     let (scene, file) = outdated();
     let before = scene.names("mirror/db");
