@@ -175,6 +175,11 @@ fn existing_tags_are_kept_on_request() {
     assert_eq!(scene.tags("mirror/db"), [at("8", &second), at("9", &second)]);
 }
 
+/// The image of an index for one platform.
+fn platform(arch: &str) -> Image {
+    Image::build().platform(&format!("linux/{arch}")).layer(Blob::files(&[("a", arch.as_bytes())])).finish()
+}
+
 /// Ten tags at source and target, and two more at the target: one alone, one on the digest of a tag that stays.
 fn outdated() -> (Scene, PathBuf) {
     let scene = Scene::new();
@@ -278,10 +283,7 @@ fn nothing_is_removed_from_a_repository_into_which_a_copy_failed() {
 #[test]
 fn a_manifest_that_an_index_needs_is_not_removed() {
     let scene = Scene::new();
-    let child = |arch: &str| {
-        Image::build().platform(&format!("linux/{arch}")).layer(Blob::files(&[("a", arch.as_bytes())])).finish()
-    };
-    let children = ["amd64", "arm64"].map(child);
+    let children = ["amd64", "arm64"].map(platform);
     scene.source.add("db", "1", &Image::index(&children));
     let file = scene.file(&[("db", "")]);
     scene.sync(&file, &[]).success();
@@ -293,12 +295,23 @@ fn a_manifest_that_an_index_needs_is_not_removed() {
 }
 
 #[test]
+fn of_a_name_the_platforms_that_are_wanted_come_and_of_a_digest_all() {
+    let scene = Scene::new();
+    let children = ["amd64", "arm64", "s390x"].map(platform);
+    let index = Image::index(&children);
+    scene.source.add("db", "1", &index);
+    let keys = format!("digests = \"{}\"\ntags = \"1\"\nplatforms = [\"linux/arm64\"]", index.digest());
+    scene.sync(&scene.file(&[("db", &keys)]), &[]).success();
+    assert_eq!(scene.tags("mirror/db"), [at("1", &children[1])]);
+    let pinned = format!("docker://{}/mirror/db@{}", scene.target.host(), index.digest());
+    let raw = skopeo(["inspect", "--raw", "--tls-verify=false", &pinned]).ok();
+    assert_eq!(raw.as_bytes(), &index.root().bytes[..]);
+}
+
+#[test]
 fn a_file_of_regsync_gives_new_tags_and_one_platform() {
     let scene = Scene::new();
-    let child = |arch: &str| {
-        Image::build().platform(&format!("linux/{arch}")).layer(Blob::files(&[("a", arch.as_bytes())])).finish()
-    };
-    let children = ["amd64", "arm64"].map(child);
+    let children = ["amd64", "arm64"].map(platform);
     scene.source.add("db", "1", &Image::index(&children));
     let (from, to) = (scene.source.name("db", "1"), scene.target.name("db", "stable"));
     let text = format!(

@@ -254,7 +254,9 @@ fn jobs_of(entry: &Entry, images: &Images, open: &mut Open<'_>) -> Result<Vec<Jo
     let job = |named: &Named| -> Result<Job, Arc<Error>> {
         let (name, target) = entry.ends(named).map_err(Error::from)?;
         let (source, sink) = (Arc::clone(&source), Arc::clone(&sink));
-        Ok(Job { name, target, source, sink, platforms: platforms.clone() })
+        // What goes by a digest is the manifest that has it, with everything below.
+        let platforms = if target.digest().is_some() { transfer::Platforms::All } else { platforms.clone() };
+        Ok(Job { name, target, source, sink, platforms })
     };
     entry.selection.choose(tags)?.iter().map(job).collect()
 }

@@ -101,7 +101,7 @@ fn our_own_form_says_all_of_it() {
 fn attachments_go_along_where_the_file_says_so() {
     let entries = "target = \"m.example/{repository}\"\nreferrers = true\n[[sync]]\nsource = \"a.b/c\"\ntags = \"8\"\n";
     let mirror = toml(&format!("{entries}[[sync]]\nsource = \"a.b/d\"\ntags = \"8\"\nreferrers = false\n")).unwrap();
-    assert_eq!(told(&mirror), ["3: a.b/c -> m.example/c: 8, All", "6: a.b/d -> m.example/d: 8"]);
+    assert_eq!(told(&mirror), ["4: a.b/c -> m.example/c: 8, All", "7: a.b/d -> m.example/d: 8"]);
 }
 
 #[test]

@@ -32,8 +32,8 @@ use crate::transfer::{Plan, Report};
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// File that names the images: ours (TOML), skopeo's or regsync's YAML; see docs/sync.md
-    #[arg(short, long, value_name = "FILE")]
-    config: PathBuf,
+    #[arg(short = 'c', long, value_name = "FILE")]
+    file: PathBuf,
     /// Where the images of skopeo's form go: a registry, with or without the beginning of a path
     #[arg(value_name = "DEST")]
     destination: Option<String>,
@@ -73,7 +73,7 @@ const MAX_DELETE: u8 = 10;
 pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     let mirror = read(&args)?;
     for told in &mirror.notes {
-        note(&format!("note: {}:{}: {}", args.config.display(), told.line, escape(&told.text)));
+        note(&format!("note: {}:{}: {}", args.file.display(), told.line, escape(&told.text)));
     }
     if args.dry_run {
         return foresee(&args, &mirror, context).await;
@@ -89,12 +89,12 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
 }
 
 fn read(args: &Args) -> Result<Mirror> {
-    let bytes = read_bounded(&args.config)?;
+    let bytes = read_bounded(&args.file)?;
     let scope = if args.scoped { Scope::Whole } else { Scope::LastComponent };
     let prefix = args.destination.as_deref().map(place::of_registry).transpose()?;
     let destination = prefix.map(|prefix| Destination { prefix: prefix.into(), scope });
     let environment = |name: &str| std::env::var(name).ok();
-    sync::read(&args.config, &bytes, &sync::Context { destination, environment: &environment })
+    sync::read(&args.file, &bytes, &sync::Context { destination, environment: &environment })
 }
 
 /// No more than one byte too many, whatever the file is.
@@ -195,7 +195,7 @@ fn tell_removals(args: &Args, removals: &[Removal], tell: Tell, context: &Contex
 impl Args {
     fn run<'a>(&'a self, mirror: &'a Mirror, places: &'a Hosts, transfer: &'a crate::transfer::Transfer) -> Run<'a> {
         Run {
-            file: &self.config,
+            file: &self.file,
             mirror,
             places,
             transfer,
