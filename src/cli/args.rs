@@ -6,7 +6,7 @@ use clap::{Command as Clap, CommandFactory as _, Parser, Subcommand};
 
 use super::commands::{
     catalog, completions, config, copy, delete, digest, gc, images, inspect, layers, login, logout, man, manifest,
-    pull, push, rm, serve, tag, tags, verify, version,
+    pull, push, rm, serve, sync, tag, tags, verify, version,
 };
 use super::config::{Common, Flags};
 use super::exit::Left;
@@ -42,6 +42,8 @@ pub enum Command {
     /// Copy an image from one registry to another
     #[command(visible_alias = "cp")]
     Copy(copy::Args),
+    /// Mirror the images that a file names
+    Sync(sync::Args),
     /// List the images of the store
     #[command(visible_alias = "ls")]
     Images(images::Args),
@@ -98,6 +100,7 @@ impl Cli {
             },
             Command::Push(args) => Flags { registry: args.registry.clone(), transfer: args.transfer.clone(), ..flags },
             Command::Copy(args) => Flags { registry: args.registry.clone(), transfer: args.transfer.clone(), ..flags },
+            Command::Sync(args) => Flags { registry: args.registry.clone(), transfer: args.transfer.clone(), ..flags },
             Command::Inspect(args) => args.image.flags(flags),
             Command::Manifest(args) => args.image.flags(flags),
             Command::Digest(args) => args.image.flags(flags),
@@ -122,7 +125,9 @@ impl Command {
     /// What is left when it fails.
     pub fn leaves(&self) -> Left {
         match self {
-            Command::Pull(_) | Command::Push(_) | Command::Copy(_) | Command::Verify(_) => Left::Received,
+            Command::Pull(_) | Command::Push(_) | Command::Copy(_) | Command::Sync(_) | Command::Verify(_) => {
+                Left::Received
+            }
             _ => Left::Nothing,
         }
     }

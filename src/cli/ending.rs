@@ -36,6 +36,11 @@ impl OutputFlags {
         }
     }
 
+    /// The form of results that are no images; `None` when only images are wanted.
+    pub fn format(&self) -> Option<Format> {
+        (!self.quiet).then_some(self.format)
+    }
+
     /// The file for the digests. One that cannot be written is no reason to move anything first.
     ///
     /// # Errors

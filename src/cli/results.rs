@@ -36,12 +36,23 @@ pub struct Pulled {
     pub name: Reference,
     /// What it points to, or why it is not here.
     pub result: Result<Digest, Arc<Error>>,
-    /// Nothing had to be done.
-    pub up_to_date: bool,
+    /// What was done for it.
+    pub done: Done,
     /// Its blobs.
     pub size: Size,
     /// How many signatures, SBOMs and the like hang on it and are there, too; `None` where nobody asked for them.
     pub referrers: Option<usize>,
+}
+
+/// What was done for an image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Done {
+    /// What was missing moved.
+    Moved,
+    /// Nothing had to be done.
+    Nothing,
+    /// Its name was there, and stays what it was, whatever the source has.
+    Kept,
 }
 
 /// The sizes of the images of a plan, by the names that they get.
@@ -60,7 +71,7 @@ pub fn pulled(report: &Report, sizes: &BTreeMap<String, Size>) -> Vec<Pulled> {
     let image = |outcome: &crate::transfer::Outcome| Pulled {
         name: outcome.name.clone(),
         result: outcome.result.clone(),
-        up_to_date: outcome.up_to_date,
+        done: if outcome.up_to_date { Done::Nothing } else { Done::Moved },
         size: sizes.get(&outcome.name.to_string()).copied().unwrap_or_default(),
         referrers: None,
     };
@@ -71,10 +82,11 @@ pub fn pulled(report: &Report, sizes: &BTreeMap<String, Size>) -> Vec<Pulled> {
 pub fn text(pulled: &[Pulled], direction: Direction) -> String {
     let image = |image: &Pulled| {
         let digest = image.result.as_ref().ok()?;
-        let status = match (image.up_to_date, direction) {
-            (true, _) => "Image is up to date for",
-            (false, Direction::Here) => "Downloaded newer image for",
-            (false, Direction::There) => "Sent newer image for",
+        let status = match (image.done, direction) {
+            (Done::Nothing, _) => "Image is up to date for",
+            (Done::Kept, _) => "Image is kept as it was for",
+            (Done::Moved, Direction::Here) => "Downloaded newer image for",
+            (Done::Moved, Direction::There) => "Sent newer image for",
         };
         let referrers = image.referrers.map_or_else(String::new, |count| format!("Referrers: {count}\n"));
         Some(format!("Digest: {digest}\n{referrers}Status: {status} {}\n{}\n", image.name.familiar(), image.name))
@@ -153,11 +165,12 @@ pub fn json(pulled: &[Pulled], report: &Report, direction: Direction) -> serde_j
 }
 
 fn object(image: &Pulled, report: &Report, direction: Direction) -> Object {
-    let status = match (&image.result, image.up_to_date) {
+    let status = match (&image.result, image.done) {
         (Err(_), _) => "failed",
-        (Ok(_), true) => "up-to-date",
-        (Ok(_), false) if direction == Direction::There => "sent",
-        (Ok(_), false) => "downloaded",
+        (Ok(_), Done::Nothing) => "up-to-date",
+        (Ok(_), Done::Kept) => "kept",
+        (Ok(_), Done::Moved) if direction == Direction::There => "sent",
+        (Ok(_), Done::Moved) => "downloaded",
     };
     Object {
         reference: image.name.to_string(),
@@ -209,23 +222,17 @@ mod tests {
     use super::*;
     use std::time::Duration;
 
-    fn image(name: &str, result: Result<(), &str>, up_to_date: bool) -> Pulled {
+    fn image(name: &str, result: Result<(), &str>, done: Done) -> Pulled {
         let result = match result {
             Ok(()) => Ok(Digest::of(b"")),
             Err(why) => Err(Arc::new(Error::Limit(why.into()))),
         };
-        Pulled {
-            name: name.parse().unwrap(),
-            result,
-            up_to_date,
-            size: Size { whole: 100, missing: 40 },
-            referrers: None,
-        }
+        Pulled { name: name.parse().unwrap(), result, done, size: Size { whole: 100, missing: 40 }, referrers: None }
     }
 
     #[test]
     fn a_pull_ends_as_docker_ends_it() {
-        let images = [image("mysql:8", Ok(()), false), image("h.example/a", Ok(()), true)];
+        let images = [image("mysql:8", Ok(()), Done::Moved), image("h.example/a", Ok(()), Done::Nothing)];
         insta::assert_snapshot!(text(&images, Direction::Here), @r"
         Digest: sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855
         Status: Downloaded newer image for mysql:8
@@ -240,13 +247,17 @@ mod tests {
     fn quiet_is_one_pinned_line_an_image() {
         let empty = Digest::of(b"");
         let pinned = format!("h.example/a@{empty}");
-        let images = [image("mysql:8", Ok(()), false), image(&pinned, Ok(()), true), image("x", Err("1 GB"), false)];
+        let images = [
+            image("mysql:8", Ok(()), Done::Moved),
+            image(&pinned, Ok(()), Done::Nothing),
+            image("x", Err("1 GB"), Done::Moved),
+        ];
         assert_eq!(quiet(&images), format!("docker.io/library/mysql:8@{empty}\n{pinned}\n"));
     }
 
     #[test]
     fn json_has_one_object_an_image_also_for_those_that_failed() {
-        let images = [image("mysql:8", Ok(()), false), image("x", Err("1 GB\u{1b}"), false)];
+        let images = [image("mysql:8", Ok(()), Done::Moved), image("x", Err("1 GB\u{1b}"), Done::Moved)];
         let report = Report { moved: 40, held: 60, syncing: Duration::from_millis(7), ..Report::default() };
         insta::assert_snapshot!(json(&images, &report, Direction::Here).unwrap(), @r#"
         {"reference":"docker.io/library/mysql:8","digest":"sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855","status":"downloaded","size":100,"missing":40,"run":{"moved":40,"held":60,"local":0,"brought":0,"mounted":0,"saved":60,"causes":{},"elapsed_ms":0,"syncing_ms":7}}
@@ -259,7 +270,9 @@ mod tests {
         let report = Report { held: 75, mounted: 25, ..Report::default() };
         let said = summary(&report, Direction::There);
         assert_eq!(said, "moved 0 B, 75 B already there (100 % saved), 25 B mounted from other repositories, 0.0 s");
-        assert!(text(&[image("mysql:8", Ok(()), false)], Direction::There).contains("Sent newer image for mysql:8"));
+        assert!(
+            text(&[image("mysql:8", Ok(()), Done::Moved)], Direction::There).contains("Sent newer image for mysql:8")
+        );
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Files that name many images to mirror, what they select, and what `--delete` may remove. Nothing here moves a byte.
+//! Files that name many images to mirror, what they select, the jobs that come of them, and what `--delete` may remove.
 //!
 //! Three forms are read: our own (TOML), skopeo's sync YAML and regsync's YAML. A key that asks for something that is
 //! not done is an error that names its line, never left out silently. `docs/sync.md` has the forms for users.
@@ -7,6 +7,8 @@ pub mod delete;
 mod native;
 pub mod pattern;
 mod regsync;
+pub mod remove;
+pub mod run;
 pub mod select;
 mod skopeo;
 mod target;

@@ -35,12 +35,20 @@ impl Repository {
         Repository { registry: reference.registry().into(), path: reference.repository().into() }
     }
 
+    /// A reference to it, with the tag that is meant where none is said.
+    ///
+    /// # Errors
+    /// When this is no repository.
+    pub fn reference(&self) -> Result<Reference, InvalidReference> {
+        self.to_string().parse()
+    }
+
     /// The image that `tag` names.
     ///
     /// # Errors
     /// When `tag` is none.
     pub fn tagged(&self, tag: &str) -> Result<Reference, InvalidReference> {
-        self.to_string().parse::<Reference>()?.tagged(tag)
+        self.reference()?.tagged(tag)
     }
 
     /// The manifest with this digest.
@@ -48,7 +56,7 @@ impl Repository {
     /// # Errors
     /// When this is no repository.
     pub fn at(&self, digest: &Digest) -> Result<Reference, InvalidReference> {
-        Ok(self.to_string().parse::<Reference>()?.at(digest.clone()))
+        Ok(self.reference()?.at(digest.clone()))
     }
 
     /// The last component of the path.

@@ -84,17 +84,24 @@ fn our_own_form_says_all_of_it() {
         told(&mirror),
         [
             format!(
-                "13: docker.io/library/mysql -> {m}/docker.io/library/mysql: 8 8.0.36 8.0.40 8.4.3 latest, 2 platforms, All"
+                "13: docker.io/library/mysql -> {m}/docker.io/library/mysql: 8 8.0.36 8.0.40 8.4.3 latest, 2 platforms"
             ),
-            format!("20: quay.io/coreos/etcd -> {m}/quay.io/coreos/etcd: v3.5.0, 2 platforms, All"),
-            format!("20: quay.io/prometheus/prometheus -> {m}/quay.io/prometheus/prometheus: v3.5.0, 2 platforms, All"),
+            format!("20: quay.io/coreos/etcd -> {m}/quay.io/coreos/etcd: v3.5.0, 2 platforms"),
+            format!("20: quay.io/prometheus/prometheus -> {m}/quay.io/prometheus/prometheus: v3.5.0, 2 platforms"),
             format!("25: docker.io/library/nginx -> {m}/alpine/nginx: 1.27-alpine"),
             format!("25: docker.io/library/httpd -> {m}/alpine/httpd: 1.27-alpine"),
-            format!("33: registry.k8s.io/pause -> {m}/registry.k8s.io/pause: 7031c1b28338=None, 2 platforms, All"),
+            format!("32: registry.k8s.io/pause -> {m}/registry.k8s.io/pause: 7031c1b28338=None, 2 platforms"),
         ]
     );
     assert_eq!(mirror.registries[m].tls, Some(Tls::Insecure));
     assert!(mirror.registries["quay.io"].cert_dir.is_some());
+}
+
+#[test]
+fn attachments_go_along_where_the_file_says_so() {
+    let entries = "target = \"m.example/{repository}\"\nreferrers = true\n[[sync]]\nsource = \"a.b/c\"\ntags = \"8\"\n";
+    let mirror = toml(&format!("{entries}[[sync]]\nsource = \"a.b/d\"\ntags = \"8\"\nreferrers = false\n")).unwrap();
+    assert_eq!(told(&mirror), ["4: a.b/c -> m.example/c: 8, All", "7: a.b/d -> m.example/d: 8"]);
 }
 
 #[test]

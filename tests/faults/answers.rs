@@ -109,8 +109,9 @@ fn what_is_not_there_is_not_asked_for_again() {
     let pulled = pull.run().code(3).says(&[&digest, "not found", "BLOB_UNKNOWN: blob unknown to registry"]);
     assert_eq!((pulled.requests.blob_gets(pull.layer().digest()).len(), pulled.retries()), (1, 0));
     // The answer that says so has a body, but none of it is of the blob.
-    assert_eq!((pulled.sent(pull.layer()), pulled.sent(pull.image.config())), (0, pull.image.config().size()));
-    assert_eq!(pulled.moved(), pull.image.config().size());
+    assert_eq!(pulled.sent(pull.layer()), 0);
+    // The configuration may have been on its way when the pull ended.
+    assert!(pulled.moved() <= pull.image.config().size(), "{}", pulled.moved());
     assert_eq!(pulled.lost(), []);
     pull.assert_lacks(pull.layer());
     pull.assert_untagged();

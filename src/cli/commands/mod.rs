@@ -18,6 +18,7 @@ pub mod pull;
 pub mod push;
 pub mod rm;
 pub mod serve;
+pub mod sync;
 pub mod tag;
 pub mod tags;
 pub mod verify;
