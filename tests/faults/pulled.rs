@@ -12,7 +12,7 @@ use tempfile::TempDir;
 pub const MIB: u64 = 1 << 20;
 /// How a pull is set up where a test does not say otherwise: little patience, and everything that happens as JSON.
 const HASTE: [(&str, &str); 3] =
-    [("LAYERPULL_STALL_TIMEOUT", "1500ms"), ("LAYERPULL_RETRIES", "2"), ("LAYERPULL_PROGRESS", "json")];
+    [("LAYERPULL_STALL_TIMEOUT", "500ms"), ("LAYERPULL_RETRIES", "2"), ("LAYERPULL_PROGRESS", "json")];
 
 /// A registry that holds one image as `library/x:1`, and a store to pull it into.
 pub struct Pull {
