@@ -60,6 +60,15 @@ impl Host {
         self.base.get_or_try_init(|| self.find(http)).await
     }
 
+    /// The address without TLS, as long as it is not known whether the host speaks TLS and it is this machine's own.
+    ///
+    /// A port of this machine is often the near end of a tunnel: what is sent there before the answer is known saves
+    /// two round trips. Whoever may listen to it could do so anyway; a host of a network is never asked like this.
+    pub(super) fn guess(&self, http: &Http) -> Option<Url> {
+        let url = self.url("http").ok().filter(|url| !self.base.initialized() && !http.is_proxied(url))?;
+        (self.plain == Plain::Fallback && is_loopback(name_of(&self.authority))).then_some(url)
+    }
+
     async fn find(&self, http: &Http) -> Result<Url> {
         let secure = self.url("https")?;
         let speaks_tls = match self.plain {

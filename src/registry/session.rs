@@ -7,6 +7,7 @@ use reqwest::header::{
     ACCEPT, AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, LOCATION, RANGE,
 };
 use reqwest::{Method, StatusCode, Url};
+use tokio_util::task::AbortOnDropHandle;
 
 use super::answer::Answer;
 use super::auth::{Access, Authenticator, Authorization, Peer};
@@ -134,10 +135,16 @@ impl Session {
     /// # Errors
     /// `Unauthorized`, `Network`, `Refused`, and what the token service failed with.
     pub(super) async fn send(&self, ask: &Ask) -> Result<Answer> {
-        let base = self.base().await?;
+        let (base, early) = self.begin(ask).await?;
         let peer = Peer { base: base.clone(), insecure: self.host.is_insecure() };
-        let first = self.auth.authorization(&ask.access, &peer).await?;
-        let answer = self.exchange(ask, base, first.as_ref()).await?;
+        let (first, answer) = match early {
+            Some(answer) => (None, answer),
+            None => {
+                let first = self.auth.authorization(&ask.access, &peer).await?;
+                let answer = self.exchange(ask, base, first.as_ref()).await?;
+                (first, answer)
+            }
+        };
         if !self.is_challenge(&answer, base) {
             self.auth.opened(&ask.access, first.as_ref());
             return Ok(answer);
@@ -157,6 +164,24 @@ impl Session {
             true => Err(self.auth.refused(answer).await),
             false => Ok(answer),
         }
+    }
+
+    /// The address of the host, and the answer to `ask` if it was sent while that was found out: without credentials, and
+    /// it counts only if the host is the one that it went to.
+    async fn begin(&self, ask: &Ask) -> Result<(&Url, Option<Answer>)> {
+        let may_go = ask.method.is_safe() && matches!(ask.target, Target::Path(_));
+        let Some(guess) = self.host.guess(&self.http).filter(|_| may_go) else {
+            return Ok((self.base().await?, None));
+        };
+        let (http, request) = (self.http.clone(), ask.request(&guess, None));
+        let sent = request.clone();
+        let early = AbortOnDropHandle::new(tokio::spawn(async move { http.send(sent).await }));
+        let base = self.base().await?;
+        if *base != guess {
+            return Ok((base, None));
+        }
+        let Ok(answer) = early.await else { return Ok((base, None)) };
+        Ok((base, Some(follow_on(&self.http, request, answer?).await?)))
     }
 
     /// Sends a request with a body that cannot be sent again: once, so a 401 is an answer as any other, from which the
@@ -218,15 +243,23 @@ impl Session {
 ///
 /// # Errors
 /// `Invalid` when a redirect cannot be followed, `Network` when no answer comes.
-pub(super) async fn follow(http: &Http, mut request: Request) -> Result<Answer> {
-    for _ in 0..=MAX_HOPS {
-        let answer = http.send(request.clone()).await?;
+pub(super) async fn follow(http: &Http, request: Request) -> Result<Answer> {
+    let answer = http.send(request.clone()).await?;
+    follow_on(http, request, answer).await
+}
+
+async fn follow_on(http: &Http, mut request: Request, mut answer: Answer) -> Result<Answer> {
+    for _ in 0..MAX_HOPS {
         if !leads_on(answer.status()) {
             return Ok(answer);
         }
         redirect(&mut request, &answer)?;
+        answer = http.send(request.clone()).await?;
     }
-    Err(too_many_hops(&request))
+    match leads_on(answer.status()) {
+        true => Err(too_many_hops(&request)),
+        false => Ok(answer),
+    }
 }
 
 /// Turns a request to where an answer leads.
