@@ -73,7 +73,7 @@ impl Environment {
     }
 
     /// Where this program keeps hints between runs.
-    pub(super) fn state_folder(&self) -> Option<PathBuf> {
+    pub fn state_folder(&self) -> Option<PathBuf> {
         let home = self.path("XDG_STATE_HOME").or_else(|| Some(self.home()?.join(".local/state")));
         // The specification of these variables: a path that is not absolute counts as none.
         home.filter(|path| path.is_absolute()).map(|path| path.join("layerpull"))

@@ -97,6 +97,11 @@ impl Blob {
         self.origins[origin].origin.host()
     }
 
+    /// What kind of place one of its origins is.
+    pub(super) fn provenance(&self, origin: usize) -> Provenance {
+        self.origins[origin].origin.provenance()
+    }
+
     /// The origins that may be asked now: files of this machine before any network, what the registry and its mirrors
     /// have before addresses out of a manifest.
     pub(super) fn usable(&self) -> impl Iterator<Item = (usize, &Arc<dyn Origin>)> {

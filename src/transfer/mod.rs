@@ -9,7 +9,7 @@
 //! - `active`: a blob that ranges are written to; `fetch`: one connection that does; `segments`: which ranges are
 //!   missing, claimed, there; `verify`: the hasher that follows their frontier.
 //! - `stream`: a blob that goes to a place which takes bytes in order.
-//! - `retry`: patience, renewed by progress.
+//! - `retry`: patience, renewed by progress; `rates`: how fast hosts were, for the next run.
 
 mod active;
 mod attached;
@@ -20,6 +20,7 @@ mod image;
 mod outcome;
 mod pace;
 mod plan;
+mod rates;
 mod retry;
 mod run;
 mod schedule;
@@ -40,6 +41,7 @@ use crate::content::{Holding, Origin, Root, Sink, Source};
 use crate::error::Error;
 use crate::event::{Cause, Events};
 use crate::oci::{Descriptor, Digest, Platform, RawManifest, Reference};
+use crate::state::State;
 
 /// How a transfer is made.
 #[derive(Clone)]
@@ -48,6 +50,8 @@ pub struct Transfer {
     pub settings: Settings,
     /// Who is told what happens.
     pub events: Events,
+    /// What former runs found out about hosts, and where this one writes what it finds.
+    pub state: Arc<State>,
     /// Ends every wait.
     pub cancel: CancellationToken,
 }

@@ -105,6 +105,10 @@ impl Run<'_> {
     fn fetched(&mut self, i: usize, origin: usize, claim: ClaimId, gauge: &Gauge, fetched: Fetched) {
         let now = Instant::now();
         let host = self.blobs[i].host(origin).to_owned();
+        if self.blobs[i].provenance(origin) != Provenance::Local {
+            self.rates.came(&host, gauge.since, gauge.moved.load(Ordering::Relaxed));
+            self.rates.served(&host, self.pace.in_use(&host), fetched.round_trip);
+        }
         self.pace.give_back(&host);
         if let Some(round_trip) = fetched.round_trip {
             self.pace.answered(&host, round_trip, gauge.flowing(now));
@@ -136,6 +140,7 @@ impl Run<'_> {
     fn streamed(&mut self, i: usize, origin: usize, attempt: Attempt) {
         let host = self.blobs[i].host(origin).to_owned();
         let place = self.blobs[i].plan.sink.place();
+        self.count_stream(i, origin, &attempt);
         self.blobs[i].connections -= 1;
         self.pace.give_back(&host);
         self.pace.give_back(&place);
@@ -167,9 +172,23 @@ impl Run<'_> {
         }
     }
 
+    /// What went through came from one host and went to another.
+    fn count_stream(&mut self, i: usize, origin: usize, attempt: &Attempt) {
+        let host = self.blobs[i].host(origin).to_owned();
+        if self.blobs[i].provenance(origin) != Provenance::Local {
+            self.rates.came(&host, attempt.began, attempt.moved);
+            self.rates.served(&host, self.pace.in_use(&host), attempt.answered.map(|(round_trip, _)| round_trip));
+        }
+        let sink = &self.blobs[i].plan.sink;
+        if let Some(to) = sink.repository() {
+            self.rates.served(&to.registry, self.pace.in_use(&sink.place()), None);
+            self.rates.went(&to.registry, attempt.began, attempt.moved);
+        }
+    }
+
     /// Decides what follows a failure of an origin, or of the sink: a pause, another origin, or the end of the blob.
     fn retry(&mut self, i: usize, origin: Option<usize>, error: Error) {
-        let is_local = |origin: usize| self.blobs[i].origins[origin].origin.provenance() == Provenance::Local;
+        let is_local = |origin: usize| self.blobs[i].provenance(origin) == Provenance::Local;
         // A file that cannot be read is only one of the origins.
         if matches!(error, Error::Store { .. }) && !origin.is_some_and(is_local) {
             return self.fail(i, Arc::new(error));

@@ -183,6 +183,11 @@ impl Pace {
         entry.active = entry.active.saturating_sub(1);
     }
 
+    /// How many connections to `host` are at work and allowed.
+    pub(super) fn in_use(&self, host: &str) -> usize {
+        self.hosts.get(host).map_or(0, |entry| entry.active.min(entry.connections.value))
+    }
+
     /// Where a connection to `host` counts the bytes that come.
     pub(super) fn meter(&mut self, host: &str) -> Arc<AtomicU64> {
         Arc::clone(&self.host(host).moved)

@@ -12,6 +12,7 @@ use super::blob::{Blob, Stage};
 use super::fetch::{Fetched, Gauge};
 use super::image::Images;
 use super::pace::Pace;
+use super::rates::Rates;
 use super::segments::ClaimId;
 use super::stream::{Attempt, Stream};
 use super::{Plan, Report, Transfer};
@@ -52,6 +53,7 @@ impl Transfer {
         if interrupted.is_err() {
             run.save().await;
         }
+        run.remember_rates().await;
         interrupted?;
         Ok(run.report(began.elapsed()))
     }
@@ -70,6 +72,7 @@ pub(super) struct Run<'a> {
     /// Connections at work.
     pub(super) open: HashMap<(usize, ClaimId), (usize, Arc<Gauge>)>,
     pub(super) traffic: Arc<Traffic>,
+    pub(super) rates: Rates,
     pub(super) report: Report,
 }
 
@@ -92,6 +95,7 @@ impl<'a> Run<'a> {
             tasks: JoinSet::new(),
             open: HashMap::new(),
             traffic: Arc::default(),
+            rates: Rates::default(),
             report,
         }
     }

@@ -49,6 +49,7 @@ pub(super) enum Streamed {
 
 /// One attempt.
 pub(super) struct Attempt {
+    pub(super) began: Instant,
     pub(super) streamed: Streamed,
     /// Bytes that the upload took.
     pub(super) moved: u64,
@@ -85,7 +86,7 @@ impl Stream {
 
     /// Goes on until the blob is in its place or something fails.
     pub(super) async fn attempt(&self, origin: &dyn Origin, meters: &[Arc<AtomicU64>]) -> Attempt {
-        let mut attempt = Attempt { streamed: Streamed::Complete, moved: 0, answered: None };
+        let mut attempt = Attempt { began: Instant::now(), streamed: Streamed::Complete, moved: 0, answered: None };
         if let Err(streamed) = self.go(origin, meters, &mut attempt).await {
             attempt.streamed = streamed;
         }
