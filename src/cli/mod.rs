@@ -149,6 +149,7 @@ async fn dispatch(command: Command, context: &Context) -> anyhow::Result<()> {
         Command::Images(args) => context.until_cancelled(images::run(args, context)).await,
         Command::Inspect(args) => context.until_cancelled(inspect::run(args, context)).await,
         Command::Manifest(args) => context.until_cancelled(manifest::run(args, context)).await,
+        Command::Hosts(args) => hosts::run(args, context),
         Command::Digest(args) => context.until_cancelled(digest::run(args, context)).await,
         Command::Tags(args) => context.until_cancelled(tags::run(args, context)).await,
         Command::Layers(args) => context.until_cancelled(layers::run(args, context)).await,

@@ -200,6 +200,9 @@ fn options(settings: &Settings) -> registry::Options {
         authfile: settings.authfile.value.clone(),
         credential: settings.creds.value.clone(),
         stall: settings.stall_timeout.value,
+        mirrors: settings.mirror.value.clone(),
+        system_config: settings.system_config.value,
+        hosts_dir: settings.hosts_dir.value.clone(),
         ..registry::Options::default()
     }
 }
