@@ -138,6 +138,10 @@ impl Origin for BlobOrigin {
         self.provenance
     }
 
+    fn leave(&self) {
+        self.session.leave();
+    }
+
     async fn open(&self, range: Range<u64>) -> Result<Body> {
         let wanted = Wanted::new(&self.digest, self.size, range, self.host())?;
         match self.kept() {

@@ -5,6 +5,7 @@
 //! - `run`: executes a plan: blobs in parallel, then manifests children first, then the tag.
 //! - `outcome`: what follows when work of the schedule has ended.
 //! - `schedule`: which blob gets the next connection, and how much of it; `pace`: how many a host gets.
+//! - `mirrors`: several hosts for one blob: which is asked, and when one is left.
 //! - `blob`: what the schedule knows of one blob; `image`: which blobs an image waits for.
 //! - `active`: a blob that ranges are written to; `fetch`: one connection that does; `segments`: which ranges are
 //!   missing, claimed, there; `verify`: the hasher that follows their frontier.
@@ -17,6 +18,7 @@ mod blob;
 mod draft;
 mod fetch;
 mod image;
+mod mirrors;
 mod outcome;
 mod pace;
 mod plan;
@@ -196,6 +198,10 @@ impl Plan {
 pub struct Report {
     /// Bytes of blobs that came or went over a network; those that came to go on at once are counted once.
     pub moved: u64,
+    /// Of these, how many each host sent.
+    pub hosts: BTreeMap<String, u64>,
+    /// Mirrors that are not asked any more, and why.
+    pub left: BTreeMap<String, String>,
     /// Bytes of blobs that came from elsewhere on this machine.
     pub local: u64,
     /// Bytes of blobs that the plan wanted moved.

@@ -167,14 +167,21 @@ impl<'a> Run<'a> {
     fn tick(&mut self) {
         let now = Instant::now();
         for (host, allowed) in self.pace.tick(now) {
-            self.transfer.events.on(&Event::Connections { host, allowed });
+            self.connections_changed(host, allowed);
         }
+        self.watch_hosts(now);
         for ((blob, _), (origin, gauge)) in &self.open {
             let host = self.blobs[*blob].host(*origin);
             if gauge.flowing(now) >= COMPARE_AFTER && gauge.rate(now) < CRAWLER * self.pace.typical(host) {
                 gauge.cut.cancel();
             }
         }
+    }
+
+    /// Tells how many connections a host may have now.
+    pub(super) fn connections_changed(&self, host: String, allowed: usize) {
+        tracing::debug!(%host, allowed, "connections");
+        self.transfer.events.on(&Event::Connections { host, allowed });
     }
 
     /// Ends all connections and saves what is needed to go on.
@@ -216,6 +223,7 @@ impl<'a> Run<'a> {
     fn report(mut self, elapsed: Duration) -> Report {
         self.report.elapsed = elapsed;
         (self.report.moved, self.report.local) = self.traffic.counted();
+        self.report.hosts = self.traffic.hosts();
         self.report.causes = self.traffic.lost();
         self.report.images = self.images.outcomes();
         self.report
