@@ -83,6 +83,9 @@ pub trait Origin: Send + Sync + fmt::Debug {
     ///
     /// The body says which bytes it really holds: a server may ignore the range and begin at zero.
     async fn open(&self, range: Range<u64>) -> Result<Body>;
+
+    /// Its host lied or cannot be reached: sources name it no more where they can name another.
+    fn leave(&self) {}
 }
 
 /// A body on its way.

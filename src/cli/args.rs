@@ -5,8 +5,8 @@ use std::ffi::{OsStr, OsString};
 use clap::{Command as Clap, CommandFactory as _, Parser, Subcommand};
 
 use super::commands::{
-    catalog, completions, config, copy, delete, digest, gc, images, inspect, layers, login, logout, man, manifest,
-    pull, push, rm, serve, sync, tag, tags, verify, version,
+    catalog, completions, config, copy, delete, digest, gc, hosts, images, inspect, layers, login, logout, man,
+    manifest, pull, push, rm, serve, sync, tag, tags, verify, version,
 };
 use super::config::{Common, Flags};
 use super::exit::Left;
@@ -53,6 +53,8 @@ pub enum Command {
     Manifest(manifest::Args),
     /// Print the digest that a name points to
     Digest(digest::Args),
+    /// List the hosts that would be asked for an image, and which file says so
+    Hosts(hosts::Args),
     /// List the tags of a repository
     Tags(tags::Args),
     /// Draw the layers of images and what they share
@@ -105,6 +107,7 @@ impl Cli {
             Command::Manifest(args) => args.image.flags(flags),
             Command::Digest(args) => args.image.flags(flags),
             Command::Layers(args) => args.image.flags(flags),
+            Command::Hosts(args) => Flags { registry: args.registry.clone(), ..flags },
             Command::Tags(args) => Flags { registry: args.registry.clone(), ..flags },
             Command::Catalog(args) => Flags { registry: args.registry.clone(), ..flags },
             Command::Tag(args) => Flags { registry: args.registry.clone(), ..flags },

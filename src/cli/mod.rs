@@ -38,6 +38,8 @@ use tokio_util::sync::CancellationToken;
 use crate::error::{Error, Result};
 use crate::event::Events;
 use crate::oci::{Platform, Reference};
+use crate::registry::Environment;
+use crate::state::State;
 use crate::transfer::Transfer;
 use args::{Arranged, Cli, Command};
 use commands::*;
@@ -63,6 +65,8 @@ pub(crate) struct Context {
     pub settings: Settings,
     /// Ends every wait.
     pub cancel: CancellationToken,
+    /// Hints of former runs.
+    pub state: Arc<State>,
     /// The first word of the command line, when it was taken for an image because no command has that name.
     pub guess: Option<String>,
     /// What advice may rely on.
@@ -82,7 +86,8 @@ impl Context {
 
     /// The patience that the settings give, for transfers and for small requests.
     fn transfer(&self, events: Events) -> Transfer {
-        Transfer { settings: self.settings.transfer(), events, cancel: self.cancel.clone() }
+        let (state, cancel) = (Arc::clone(&self.state), self.cancel.clone());
+        Transfer { settings: self.settings.transfer(), events, state, cancel }
     }
 
     /// Shows what a person should know, for commands without progress.
@@ -116,7 +121,8 @@ fn start(cli: Cli, guess: Option<String>) -> anyhow::Result<u8> {
     let cancel = CancellationToken::new();
     let store = std::path::absolute(&settings.store.value).ok();
     let ground = Ground { store, left: cli.command.leaves() };
-    let context = Context { settings, cancel: cancel.clone(), guess, ground };
+    let state = Arc::new(State::new(Environment::of_process().state_folder()));
+    let context = Context { settings, cancel: cancel.clone(), state, guess, ground };
     let workers = std::thread::available_parallelism().map_or(2, |n| n.get().clamp(2, MAX_WORKERS));
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(workers).enable_all().build()?;
     let code = runtime.block_on(async {
@@ -143,6 +149,7 @@ async fn dispatch(command: Command, context: &Context) -> anyhow::Result<()> {
         Command::Images(args) => context.until_cancelled(images::run(args, context)).await,
         Command::Inspect(args) => context.until_cancelled(inspect::run(args, context)).await,
         Command::Manifest(args) => context.until_cancelled(manifest::run(args, context)).await,
+        Command::Hosts(args) => hosts::run(args, context),
         Command::Digest(args) => context.until_cancelled(digest::run(args, context)).await,
         Command::Tags(args) => context.until_cancelled(tags::run(args, context)).await,
         Command::Layers(args) => context.until_cancelled(layers::run(args, context)).await,

@@ -98,6 +98,7 @@ mod tests {
     use crate::content::Extent;
     use crate::error::{Error, Fault};
     use crate::event::Silent;
+    use crate::state::State;
     use crate::transfer::Settings;
 
     /// Fails at first at everything: so often.
@@ -158,7 +159,8 @@ mod tests {
 
     fn patient(failures: u32) -> Patient {
         let settings = Settings { retries: 3, ..Settings::default() };
-        let transfer = Transfer { settings, events: Arc::new(Silent), cancel: CancellationToken::new() };
+        let state = Arc::new(State::new(None));
+        let transfer = Transfer { settings, events: Arc::new(Silent), state, cancel: CancellationToken::new() };
         Patient { inner: Arc::new(Arc::new(Shaky(Mutex::new(failures)))), transfer }
     }
 

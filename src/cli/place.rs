@@ -200,6 +200,9 @@ fn options(settings: &Settings) -> registry::Options {
         authfile: settings.authfile.value.clone(),
         credential: settings.creds.value.clone(),
         stall: settings.stall_timeout.value,
+        mirrors: settings.mirror.value.clone(),
+        system_config: settings.system_config.value,
+        hosts_dir: settings.hosts_dir.value.clone(),
         ..registry::Options::default()
     }
 }
@@ -229,7 +232,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let common = Common { store: Some(folder.path().into()), ..Common::default() };
         let settings = Settings::gather(Flags { common, ..Flags::default() }, &|_| None).unwrap();
-        let context = Context { settings, cancel: CancellationToken::new(), guess: None, ground: Default::default() };
+        let state = Arc::new(crate::state::State::new(None));
+        let cancel = CancellationToken::new();
+        let context = Context { settings, cancel, state, guess: None, ground: Default::default() };
         drop(store(&context, context.notices()).unwrap().share_to_write().await.unwrap());
         let flags = ImageFlags { platform: None, local: true, registry: RegistryFlags::default() };
         let place = Place::of(&flags, &context, context.notices()).await.unwrap();

@@ -5,12 +5,13 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 /// The variables that this module reads.
-const VARIABLES: [&str; 16] = [
+const VARIABLES: [&str; 17] = [
     "HOME",
     "XDG_CONFIG_HOME",
     "XDG_RUNTIME_DIR",
     "XDG_STATE_HOME",
     "REGISTRY_AUTH_FILE",
+    "CONTAINERS_REGISTRIES_CONF",
     "DOCKER_CONFIG",
     "DOCKER_AUTH_CONFIG",
     "HTTP_PROXY",
@@ -73,7 +74,7 @@ impl Environment {
     }
 
     /// Where this program keeps hints between runs.
-    pub(super) fn state_folder(&self) -> Option<PathBuf> {
+    pub fn state_folder(&self) -> Option<PathBuf> {
         let home = self.path("XDG_STATE_HOME").or_else(|| Some(self.home()?.join(".local/state")));
         // The specification of these variables: a path that is not absolute counts as none.
         home.filter(|path| path.is_absolute()).map(|path| path.join("layerpull"))

@@ -8,12 +8,12 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::OnceCell;
 
+use super::hosts::Approach;
 use super::http::{Http, Request};
 use super::proxy::is_loopback;
 use super::tls::{self, Trust};
 use super::{Options, Verify};
 use crate::error::{Error, Fault, Result};
-use crate::oci::reference::{DOCKER_HUB, DOCKER_HUB_HOST};
 
 /// How long a host may think before it answers the beginning of a TLS handshake.
 const PROBE_TIME: Duration = Duration::from_secs(10);
@@ -21,8 +21,7 @@ const PROBE_TIME: Duration = Duration::from_secs(10);
 /// One host of a registry.
 #[derive(Debug)]
 pub(super) struct Host {
-    registry: String,
-    authority: String,
+    approach: Approach,
     plain: Plain,
     base: OnceCell<Url>,
 }
@@ -36,18 +35,24 @@ enum Plain {
 }
 
 impl Host {
-    /// The host of the registry that references name `registry`.
-    pub(super) fn new(registry: &str, options: &Options) -> Host {
-        let authority = if registry == DOCKER_HUB { DOCKER_HUB_HOST } else { registry };
-        let insecure = options.insecure.covers(registry) || options.insecure.covers(authority);
-        let allowed = insecure || options.verify == Verify::Never || is_loopback(name_of(authority));
-        let plain = if allowed { Plain::Fallback } else { Plain::Never };
-        Host { registry: registry.into(), authority: authority.into(), plain, base: OnceCell::new() }
+    /// The host that is reached like this.
+    pub(super) fn new(approach: Approach, options: &Options) -> Host {
+        let Approach { registry, authority, .. } = &approach;
+        let named = options.insecure.covers(registry) || options.insecure.covers(authority);
+        let configured = approach.manner.insecure || approach.scheme == Some("http");
+        let insecure = named || configured || options.verify == Verify::Never || is_loopback(name_of(authority));
+        let plain = if insecure { Plain::Fallback } else { Plain::Never };
+        Host { approach, plain, base: OnceCell::new() }
     }
 
-    /// The name that references use.
+    /// The name under which credentials are kept: that of references, for a registry.
     pub(super) fn registry(&self) -> &str {
-        &self.registry
+        &self.approach.registry
+    }
+
+    /// How it is reached.
+    pub(super) fn approach(&self) -> &Approach {
+        &self.approach
     }
 
     /// Whether the user, or loopback, allows less than verified TLS.
@@ -70,6 +75,9 @@ impl Host {
     }
 
     async fn find(&self, http: &Http) -> Result<Url> {
+        if let Some(scheme) = self.approach.scheme {
+            return self.url(scheme);
+        }
         let secure = self.url("https")?;
         let speaks_tls = match self.plain {
             Plain::Never => true,
@@ -78,17 +86,18 @@ impl Host {
                 .await
                 .unwrap_or(Err(self.fault(Fault::Stalled(PROBE_TIME))))?,
         };
-        tracing::debug!(host = %self.authority, speaks_tls, "host");
+        tracing::debug!(host = %self.approach.authority, speaks_tls, "host");
         if speaks_tls { Ok(secure) } else { self.url("http") }
     }
 
     fn url(&self, scheme: &str) -> Result<Url> {
-        let text = format!("{scheme}://{}/", self.authority);
-        Url::parse(&text).map_err(|e| Error::Usage(format!("{:?} is no host of a registry: {e}", self.authority)))
+        let authority = &self.approach.authority;
+        let text = format!("{scheme}://{authority}/");
+        Url::parse(&text).map_err(|e| Error::Usage(format!("{authority:?} is no host of a registry: {e}")))
     }
 
     fn fault(&self, fault: Fault) -> Error {
-        Error::network(&self.registry, "the registry", fault)
+        Error::network(self.registry(), "the registry", fault)
     }
 
     /// Sends the beginning of a handshake and looks at the first byte that comes back.
@@ -96,10 +105,10 @@ impl Host {
     /// This costs a connection but no request. Our side of it is closed at once, so that a server that waits for the
     /// rest of what it takes for a request line gives up too.
     async fn greets_tls(&self, url: &Url) -> Result<bool> {
-        let hello = client_hello(name_of(&self.authority)).map_err(|e| self.fault(Fault::Tls(e)))?;
+        let hello = client_hello(name_of(&self.approach.authority)).map_err(|e| self.fault(Fault::Tls(e)))?;
         // `https://host/` without a port means 443, but plain HTTP would be at 80.
         let port = url.port_or_known_default().unwrap_or(443);
-        let connected = TcpStream::connect((name_of(&self.authority), port)).await;
+        let connected = TcpStream::connect((name_of(&self.approach.authority), port)).await;
         let mut stream = match connected {
             Ok(stream) => stream,
             Err(_) if url.port().is_none() => return Ok(false),
@@ -155,16 +164,16 @@ mod tests {
     fn only_loopback_and_named_hosts_may_speak_plain_http() {
         let options = Options { insecure: Insecure::Hosts(vec!["h.example:5000".into()]), ..Options::default() };
         for name in ["localhost:5000", "127.0.0.1", "127.9.9.9:1", "[::1]:5000", "h.example:5000"] {
-            assert!(Host::new(name, &options).is_insecure(), "{name}");
+            assert!(Host::new(Approach::of_registry(name), &options).is_insecure(), "{name}");
         }
         for name in ["docker.io", "h.example", "localhost.example", "10.0.0.1", "127.0.0.1.example:5000"] {
-            assert!(!Host::new(name, &options).is_insecure(), "{name}");
+            assert!(!Host::new(Approach::of_registry(name), &options).is_insecure(), "{name}");
         }
     }
 
     #[test]
     fn docker_hub_has_another_host_than_its_name() {
-        let host = Host::new("docker.io", &Options::default());
+        let host = Host::new(Approach::of_registry("docker.io"), &Options::default());
         assert_eq!(host.url("https").unwrap().as_str(), "https://registry-1.docker.io/");
         assert_eq!(host.registry(), "docker.io");
     }

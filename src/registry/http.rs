@@ -9,6 +9,7 @@ use reqwest::header::{ACCEPT_ENCODING, CONTENT_ENCODING, HeaderMap, HeaderValue}
 use reqwest::{Client, Method, Url};
 
 use super::answer::{Answer, Notices};
+use super::hosts::Manner;
 use super::proxy::{Proxies, is_loopback};
 use super::secret::Told;
 use super::tls::{self, Trust, certs_folder};
@@ -49,13 +50,40 @@ pub(super) struct Http {
     options: Arc<Options>,
     proxies: Arc<Proxies>,
     notices: Arc<Notices>,
-    clients: Mutex<HashMap<(Trust, Watch), Client>>,
+    clients: Mutex<HashMap<Connecting, Client>>,
+    /// What the configuration says of hosts, as `host` or `host:port`.
+    manners: Mutex<HashMap<String, Manner>>,
+}
+
+/// What connections that are made alike have in common.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Connecting {
+    trust: Trust,
+    watch: Watch,
+    /// How long connecting may take.
+    timeout: Duration,
 }
 
 impl Http {
     pub(super) fn new(options: Arc<Options>, events: Events) -> Http {
         let proxies = Arc::new(Proxies::from_environment(&options.environment));
-        Http { options, proxies, notices: Arc::new(Notices::new(events)), clients: Mutex::default() }
+        let notices = Arc::new(Notices::new(events));
+        Http { options, proxies, notices, clients: Mutex::default(), manners: Mutex::default() }
+    }
+
+    /// Connections to `authority` are made like this from now on.
+    pub(super) fn know(&self, authority: &str, manner: Manner) {
+        if manner != Manner::default() {
+            self.manners().insert(authority.to_owned(), manner);
+        }
+    }
+
+    fn manner(&self, authority: &str) -> Manner {
+        self.manners().get(authority).cloned().unwrap_or_default()
+    }
+
+    fn manners(&self) -> std::sync::MutexGuard<'_, HashMap<String, Manner>> {
+        self.manners.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Sends one request. The answer's head has come when this returns; its status is not judged.
@@ -85,7 +113,7 @@ impl Http {
         watch: Watch,
     ) -> Result<Answer> {
         let place = place(&request.url);
-        let client = self.client(self.trust(&request.url), watch).await?;
+        let client = self.client(self.connecting(&request.url, watch)).await?;
         request.headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         let mut outgoing = reqwest::Request::new(request.method.clone(), request.url.clone());
         *outgoing.headers_mut() = request.headers;
@@ -119,6 +147,13 @@ impl Http {
         self.proxies.for_url(url).is_some()
     }
 
+    fn connecting(&self, url: &Url, watch: Watch) -> Connecting {
+        // What cannot even connect shall say so, not that nothing was received.
+        let usual = self.options.connect_timeout.min(self.options.stall / 2);
+        let timeout = self.manner(&authority(url)).dial_timeout.map_or(usual, |own| own.min(usual));
+        Connecting { trust: self.trust(url), watch, timeout }
+    }
+
     /// Whom a connection to the host of `url` trusts.
     ///
     /// A host on loopback is trusted as docker does: it may as well speak plain HTTP. Certificates that are given
@@ -132,40 +167,43 @@ impl Http {
             Some(folder) => Some(folder.clone()),
             None => certs_folder(&self.options.environment, &authority),
         };
-        let files = self.options.ca_files.clone();
+        let Manner { insecure, authorities, identities, .. } = self.manner(&authority);
+        let files = [self.options.ca_files.clone(), authorities].concat();
         let configured = folder.is_some() || !files.is_empty();
         let loopback = url.host_str().is_some_and(|h| is_loopback(h.trim_matches(['[', ']'])));
         let anyone = match self.options.verify {
             Verify::Never => true,
-            Verify::Usual => self.options.insecure.covers(&authority) || (loopback && !configured),
+            Verify::Usual => insecure || self.options.insecure.covers(&authority) || (loopback && !configured),
         };
-        if anyone { Trust::Anyone { folder } } else { Trust::Authorities { files, folder } }
+        match anyone {
+            true => Trust::Anyone { folder, identities },
+            false => Trust::Authorities { files, folder, identities },
+        }
     }
 
     /// The connections for one kind of trust. Certificates are first read when they are first needed.
-    async fn client(&self, trust: Trust, watch: Watch) -> Result<Client> {
-        let key = (trust.clone(), watch);
+    async fn client(&self, key: Connecting) -> Result<Client> {
         if let Some(client) = self.clients().get(&key) {
             return Ok(client.clone());
         }
-        let built = match &trust {
-            Trust::Nothing => self.build(tls::client_config(&trust)?, watch)?,
-            _ => {
+        let built = match &key.trust {
+            Trust::Nothing => self.build(tls::client_config(&key.trust)?, &key)?,
+            trust => {
                 let wanted = trust.clone();
                 let loaded = tokio::task::spawn_blocking(move || tls::client_config(&wanted)).await;
-                self.build(loaded.map_err(|e| Error::Usage(format!("cannot read certificates: {e}")))??, watch)?
+                self.build(loaded.map_err(|e| Error::Usage(format!("cannot read certificates: {e}")))??, &key)?
             }
         };
         Ok(self.clients().entry(key).or_insert(built).clone())
     }
 
-    fn clients(&self) -> std::sync::MutexGuard<'_, HashMap<(Trust, Watch), Client>> {
+    fn clients(&self) -> std::sync::MutexGuard<'_, HashMap<Connecting, Client>> {
         self.clients.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn build(&self, tls: rustls::ClientConfig, watch: Watch) -> Result<Client> {
+    fn build(&self, tls: rustls::ClientConfig, key: &Connecting) -> Result<Client> {
         let proxies = self.proxies.clone();
-        let builder = match watch {
+        let builder = match key.watch {
             Watch::Connection => Client::builder().read_timeout(self.options.stall),
             Watch::Caller => Client::builder(),
         };
@@ -178,8 +216,7 @@ impl Http {
             .http1_only()
             .tcp_nodelay(true)
             .user_agent(&self.options.user_agent)
-            // What cannot even connect shall say so, not that nothing was received.
-            .connect_timeout(self.options.connect_timeout.min(self.options.stall / 2))
+            .connect_timeout(key.timeout)
             .pool_max_idle_per_host(IDLE_CONNECTIONS)
             .pool_idle_timeout(IDLE_TIME)
             .build()

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::segments::Segments;
 use super::verify::{Verifier, lock};
-use crate::content::{Ingest, Provenance};
+use crate::content::{Ingest, Origin, Provenance};
 use crate::error::Result;
 use crate::event::Cause;
 use crate::oci::{Descriptor, Digest};
@@ -31,14 +31,29 @@ pub(super) struct Active {
 pub(super) struct Traffic {
     moved: AtomicU64,
     local: AtomicU64,
+    /// Of those over a network, which host sent them.
+    hosts: Mutex<BTreeMap<String, u64>>,
     lost: Mutex<BTreeMap<Cause, u64>>,
 }
 
 impl Traffic {
-    /// Counts bytes that came from a place of this kind.
-    pub(super) fn count(&self, provenance: Provenance, bytes: u64) {
-        let counter = if provenance == Provenance::Local { &self.local } else { &self.moved };
-        counter.fetch_add(bytes, Ordering::Relaxed);
+    /// Counts bytes that came from there.
+    pub(super) fn count(&self, origin: &dyn Origin, bytes: u64) {
+        if origin.provenance() == Provenance::Local {
+            self.local.fetch_add(bytes, Ordering::Relaxed);
+            return;
+        }
+        self.moved.fetch_add(bytes, Ordering::Relaxed);
+        let mut hosts = lock(&self.hosts);
+        match hosts.get_mut(origin.host()) {
+            Some(count) => *count += bytes,
+            None => _ = hosts.insert(origin.host().to_owned(), bytes),
+        }
+    }
+
+    /// Bytes that came over a network, by their host.
+    pub(super) fn hosts(&self) -> BTreeMap<String, u64> {
+        lock(&self.hosts).clone()
     }
 
     /// Counts bytes that came, or will come, once more than was planned.

@@ -5,11 +5,12 @@
 //! - `run`: executes a plan: blobs in parallel, then manifests children first, then the tag.
 //! - `outcome`: what follows when work of the schedule has ended.
 //! - `schedule`: which blob gets the next connection, and how much of it; `pace`: how many a host gets.
+//! - `mirrors`: several hosts for one blob: which is asked, and when one is left.
 //! - `blob`: what the schedule knows of one blob; `image`: which blobs an image waits for.
 //! - `active`: a blob that ranges are written to; `fetch`: one connection that does; `segments`: which ranges are
 //!   missing, claimed, there; `verify`: the hasher that follows their frontier.
 //! - `stream`: a blob that goes to a place which takes bytes in order.
-//! - `retry`: patience, renewed by progress.
+//! - `retry`: patience, renewed by progress; `rates`: how fast hosts were, for the next run.
 
 mod active;
 mod attached;
@@ -17,9 +18,11 @@ mod blob;
 mod draft;
 mod fetch;
 mod image;
+mod mirrors;
 mod outcome;
 mod pace;
 mod plan;
+mod rates;
 mod retry;
 mod run;
 mod schedule;
@@ -40,6 +43,7 @@ use crate::content::{Holding, Origin, Root, Sink, Source};
 use crate::error::Error;
 use crate::event::{Cause, Events};
 use crate::oci::{Descriptor, Digest, Platform, RawManifest, Reference};
+use crate::state::State;
 
 /// How a transfer is made.
 #[derive(Clone)]
@@ -48,6 +52,8 @@ pub struct Transfer {
     pub settings: Settings,
     /// Who is told what happens.
     pub events: Events,
+    /// What former runs found out about hosts, and where this one writes what it finds.
+    pub state: Arc<State>,
     /// Ends every wait.
     pub cancel: CancellationToken,
 }
@@ -192,6 +198,10 @@ impl Plan {
 pub struct Report {
     /// Bytes of blobs that came or went over a network; those that came to go on at once are counted once.
     pub moved: u64,
+    /// Of these, how many each host sent.
+    pub hosts: BTreeMap<String, u64>,
+    /// Mirrors that are not asked any more, and why.
+    pub left: BTreeMap<String, String>,
     /// Bytes of blobs that came from elsewhere on this machine.
     pub local: u64,
     /// Bytes of blobs that the plan wanted moved.

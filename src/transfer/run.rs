@@ -12,6 +12,7 @@ use super::blob::{Blob, Stage};
 use super::fetch::{Fetched, Gauge};
 use super::image::Images;
 use super::pace::Pace;
+use super::rates::Rates;
 use super::segments::ClaimId;
 use super::stream::{Attempt, Stream};
 use super::{Plan, Report, Transfer};
@@ -52,6 +53,7 @@ impl Transfer {
         if interrupted.is_err() {
             run.save().await;
         }
+        run.remember_rates().await;
         interrupted?;
         Ok(run.report(began.elapsed()))
     }
@@ -70,6 +72,7 @@ pub(super) struct Run<'a> {
     /// Connections at work.
     pub(super) open: HashMap<(usize, ClaimId), (usize, Arc<Gauge>)>,
     pub(super) traffic: Arc<Traffic>,
+    pub(super) rates: Rates,
     pub(super) report: Report,
 }
 
@@ -92,6 +95,7 @@ impl<'a> Run<'a> {
             tasks: JoinSet::new(),
             open: HashMap::new(),
             traffic: Arc::default(),
+            rates: Rates::default(),
             report,
         }
     }
@@ -163,14 +167,21 @@ impl<'a> Run<'a> {
     fn tick(&mut self) {
         let now = Instant::now();
         for (host, allowed) in self.pace.tick(now) {
-            self.transfer.events.on(&Event::Connections { host, allowed });
+            self.connections_changed(host, allowed);
         }
+        self.watch_hosts(now);
         for ((blob, _), (origin, gauge)) in &self.open {
             let host = self.blobs[*blob].host(*origin);
             if gauge.flowing(now) >= COMPARE_AFTER && gauge.rate(now) < CRAWLER * self.pace.typical(host) {
                 gauge.cut.cancel();
             }
         }
+    }
+
+    /// Tells how many connections a host may have now.
+    pub(super) fn connections_changed(&self, host: String, allowed: usize) {
+        tracing::debug!(%host, allowed, "connections");
+        self.transfer.events.on(&Event::Connections { host, allowed });
     }
 
     /// Ends all connections and saves what is needed to go on.
@@ -212,6 +223,7 @@ impl<'a> Run<'a> {
     fn report(mut self, elapsed: Duration) -> Report {
         self.report.elapsed = elapsed;
         (self.report.moved, self.report.local) = self.traffic.counted();
+        self.report.hosts = self.traffic.hosts();
         self.report.causes = self.traffic.lost();
         self.report.images = self.images.outcomes();
         self.report

@@ -20,6 +20,7 @@ use crate::content::{Begun, Body, Extent, Holding, Ingest, Origin, Provenance, R
 use crate::error::{Error, Fault, Result};
 use crate::event::{Cause, Silent};
 use crate::oci::{Descriptor, Digest, RawManifest, Reference};
+use crate::state::State;
 
 /// What one request for a blob meets.
 #[derive(Debug, Clone, Copy)]
@@ -281,7 +282,8 @@ impl Sink for In {
 
 fn transfer() -> Transfer {
     let settings = Settings { stall: Duration::from_secs(20), retries: 3, ..Settings::default() };
-    Transfer { settings, events: Arc::new(Silent), cancel: CancellationToken::new() }
+    let state = Arc::new(State::new(None));
+    Transfer { settings, events: Arc::new(Silent), state, cancel: CancellationToken::new() }
 }
 
 fn job(registry: &Arc<Registry>, tag: &str, sink: &Arc<dyn Sink>) -> Job {

@@ -7,6 +7,7 @@ pub mod copy;
 pub mod delete;
 pub mod digest;
 pub mod gc;
+pub mod hosts;
 pub mod images;
 pub mod inspect;
 pub mod layers;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::values;
 use crate::cli::progress::Mode;
 use crate::oci::Platform;
-use crate::registry::Credential;
+use crate::registry::{Credential, Mirror};
 
 /// Flags of every command.
 #[derive(Debug, Clone, Default, clap::Args)]
@@ -46,6 +46,17 @@ pub struct RegistryFlags {
     /// Credentials; other users of this machine can see them: prefer `login`
     #[arg(long, value_name = "USER:PASSWORD", value_parser = values::credentials)]
     pub creds: Option<Credential>,
+    /// Mirror to ask before the registry, for all images or those that begin with PREFIX (repeatable); `resolve` behind
+    /// the URL lets it say what tags point to
+    #[arg(long, value_name = "[PREFIX=]URL", value_parser = values::mirror)]
+    pub mirror: Vec<Mirror>,
+    /// Ask the mirrors of registries.conf, hosts.toml and daemon.json [default: true]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
+        value_parser = values::switch)]
+    pub system_config: Option<bool>,
+    /// Folder of HOST/hosts.toml [default: /etc/containerd/certs.d]
+    #[arg(long, value_name = "DIR")]
+    pub hosts_dir: Option<PathBuf>,
     /// How often in a row something may fail without progress [default: 5]
     #[arg(long, visible_alias = "retry-times", value_name = "N", value_parser = values::retries)]
     pub retries: Option<u32>,

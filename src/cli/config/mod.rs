@@ -13,7 +13,7 @@ use std::time::Duration;
 use crate::cli::progress::Mode;
 use crate::error::{Error, Result};
 use crate::oci::Platform;
-use crate::registry::{Credential, Insecure};
+use crate::registry::{Configured, Credential, Insecure, Mirror};
 use crate::transfer;
 
 pub use file::File;
@@ -55,6 +55,20 @@ pub struct Setting<T> {
     pub origin: Origin,
 }
 
+impl Setting<Vec<Mirror>> {
+    /// The same; each knows where it was said.
+    fn told(mut self) -> Self {
+        let said = match &self.origin {
+            Origin::Flag => Configured::Said("--mirror".into()),
+            Origin::Environment(name) => Configured::Said(name.clone()),
+            Origin::File(path, line) => Configured::File(path.clone(), *line),
+            Origin::Default => Configured::Default,
+        };
+        self.value.iter_mut().for_each(|mirror| mirror.configured = said.clone());
+        self
+    }
+}
+
 /// A setting's name in the file (`stall-timeout`), and so in the environment (`LAYERPULL_STALL_TIMEOUT`).
 struct Key {
     name: &'static str,
@@ -89,9 +103,12 @@ const CA_FILE: Key = key("ca-file");
 const CERT_DIR: Key = key("cert-dir");
 const AUTHFILE: Key = Key { foreign: Some("REGISTRY_AUTH_FILE"), ..key("authfile") };
 const CREDS: Key = Key { place: Place::NotInFile, ..key("creds") };
+const MIRROR: Key = key("mirror");
+const SYSTEM_CONFIG: Key = key("system-config");
+const HOSTS_DIR: Key = key("hosts-dir");
 const LISTEN: Key = key("listen");
 
-const KEYS: [&Key; 15] = [
+const KEYS: [&Key; 18] = [
     &STORE,
     &PLATFORM,
     &JOBS,
@@ -106,6 +123,9 @@ const KEYS: [&Key; 15] = [
     &CERT_DIR,
     &AUTHFILE,
     &CREDS,
+    &MIRROR,
+    &SYSTEM_CONFIG,
+    &HOSTS_DIR,
     &LISTEN,
 ];
 
@@ -146,6 +166,12 @@ pub struct Settings {
     pub authfile: Setting<Option<PathBuf>>,
     /// Credentials for the registry, instead of any file.
     pub creds: Setting<Option<Credential>>,
+    /// Hosts to ask before the registry.
+    pub mirror: Setting<Vec<Mirror>>,
+    /// Whether the mirrors that other programs are configured with are asked.
+    pub system_config: Setting<bool>,
+    /// The folder of containerd's `hosts.toml`.
+    pub hosts_dir: Setting<Option<PathBuf>>,
     /// Where `serve` listens.
     pub listen: Setting<SocketAddr>,
 }
@@ -175,6 +201,9 @@ impl Settings {
             cert_dir: from.one(&CERT_DIR, registry.cert_dir, values::path)?.optional(),
             authfile: from.one(&AUTHFILE, registry.authfile, values::path)?.optional(),
             creds: from.one(&CREDS, registry.creds, values::credentials)?.optional(),
+            mirror: from.many(&MIRROR, registry.mirror, values::mirror)?.or(Vec::new()).told(),
+            system_config: from.one(&SYSTEM_CONFIG, registry.system_config, values::switch)?.or(true),
+            hosts_dir: from.one(&HOSTS_DIR, registry.hosts_dir, values::path)?.optional(),
             listen: from.one(&LISTEN, listen, socket)?.or(SocketAddr::from(([127, 0, 0, 1], 5000))),
         })
     }
@@ -208,6 +237,9 @@ impl Settings {
             row(&CERT_DIR, &self.cert_dir, show_path(self.cert_dir.value.as_deref())),
             row(&AUTHFILE, &self.authfile, show_path(self.authfile.value.as_deref())),
             row(&CREDS, &self.creds, creds),
+            row(&MIRROR, &self.mirror, joined(self.mirror.value.iter().map(Mirror::to_string))),
+            row(&SYSTEM_CONFIG, &self.system_config, self.system_config.value.to_string()),
+            row(&HOSTS_DIR, &self.hosts_dir, show_path(self.hosts_dir.value.as_deref())),
             row(&LISTEN, &self.listen, self.listen.value.to_string()),
         ]
     }

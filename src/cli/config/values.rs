@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::cli::progress::Mode;
 use crate::oci::Reference;
 use crate::oci::reference::is_docker_hub;
-use crate::registry::{Credential, Insecure};
+use crate::registry::{Credential, Insecure, Mirror};
 
 /// A positive number up to `MAX`.
 pub fn count<const MAX: usize>(text: &str) -> Result<usize, String> {
@@ -99,6 +99,11 @@ pub fn registry(text: &str) -> Result<String, String> {
         Ok(name) if name.registry() == bare || is_docker_hub(bare) => Ok(name.registry().into()),
         _ => Err("expected a registry such as registry.example or 127.0.0.1:5000".into()),
     }
+}
+
+/// `[PREFIX=]URL [resolve]`.
+pub fn mirror(text: &str) -> Result<Mirror, String> {
+    text.parse().map_err(|e: crate::registry::InvalidMirror| e.to_string())
 }
 
 /// `USER:PASSWORD`, parted at the first colon.
