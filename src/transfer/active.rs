@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use super::segments::Segments;
 use super::verify::{Verifier, lock};
+use super::{BlobPlan, Way};
 use crate::content::{Ingest, Provenance};
 use crate::error::Result;
 use crate::event::Cause;
@@ -23,7 +24,17 @@ pub(super) struct Active {
     pub(super) verifier: Verifier,
     /// Bytes that were there when this run began.
     pub(super) resumed: u64,
+    pub(super) promise: Promise,
     pub(super) traffic: Arc<Traffic>,
+}
+
+/// Where the plan wanted the bytes of a blob from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Promise {
+    /// A network.
+    Network,
+    /// Elsewhere on this machine: every byte that comes over a network is one more than was planned.
+    Local,
 }
 
 /// Bytes that came, counted when they come: also those of connections that end after their blob.
@@ -31,6 +42,7 @@ pub(super) struct Active {
 pub(super) struct Traffic {
     moved: AtomicU64,
     local: AtomicU64,
+    places: Mutex<BTreeMap<String, u64>>,
     lost: Mutex<BTreeMap<Cause, u64>>,
 }
 
@@ -41,6 +53,15 @@ impl Traffic {
         counter.fetch_add(bytes, Ordering::Relaxed);
     }
 
+    /// Says of which place on this machine bytes came that are counted already.
+    pub(super) fn came_from(&self, place: &str, bytes: u64) {
+        let mut places = lock(&self.places);
+        match places.get_mut(place) {
+            Some(sum) => *sum += bytes,
+            None => _ = places.insert(place.to_owned(), bytes),
+        }
+    }
+
     /// Counts bytes that came, or will come, once more than was planned.
     pub(super) fn lose(&self, cause: Cause, bytes: u64) {
         *lock(&self.lost).entry(cause).or_default() += bytes;
@@ -49,6 +70,11 @@ impl Traffic {
     /// Bytes that came over a network, and from this machine.
     pub(super) fn counted(&self) -> (u64, u64) {
         (self.moved.load(Ordering::Relaxed), self.local.load(Ordering::Relaxed))
+    }
+
+    /// Bytes that came from this machine, by place.
+    pub(super) fn places(&self) -> BTreeMap<String, u64> {
+        lock(&self.places).clone()
     }
 
     /// Why more came than was planned, in bytes.
@@ -78,7 +104,9 @@ pub(super) enum Suspects {
 
 impl Active {
     /// A blob whose ingest holds what former runs left.
-    pub(super) fn new(descriptor: Descriptor, ingest: Box<dyn Ingest>, traffic: Arc<Traffic>) -> Active {
+    pub(super) fn new(plan: &BlobPlan, ingest: Box<dyn Ingest>, traffic: Arc<Traffic>) -> Active {
+        let promise = if matches!(plan.way(), Way::Copy(_)) { Promise::Local } else { Promise::Network };
+        let descriptor = plan.descriptor.clone();
         let held: Vec<Range<u64>> = ingest.stretches().into_iter().map(|stretch| stretch.range).collect();
         let segments = Segments::new(descriptor.size, held);
         Active {
@@ -87,6 +115,7 @@ impl Active {
             descriptor,
             ingest,
             verifier: Verifier::default(),
+            promise,
             traffic,
         }
     }

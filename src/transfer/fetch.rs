@@ -9,10 +9,10 @@ use futures::StreamExt;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::active::Active;
+use super::active::{Active, Promise};
 use super::segments::ClaimId;
 use super::verify::lock;
-use crate::content::{Body, Extent, Origin};
+use crate::content::{Body, Extent, Origin, Provenance};
 use crate::error::{Error, Fault, Result};
 use crate::event::{Cause, Event, Events};
 
@@ -189,7 +189,7 @@ impl Fetch {
         let count = part.len() as u64;
         self.blob.ingest.write_at(offset, part.clone(), self.origin.provenance()).await?;
         // Before the hasher may see the last byte, so that a finished blob is counted whole.
-        self.blob.traffic.count(self.origin.provenance(), count);
+        self.count(count);
         self.blob.verifier.hand(offset, part);
         lock(&self.blob.segments).landed(self.claim, count);
         self.blob.verifier.wake();
@@ -201,6 +201,21 @@ impl Fetch {
             provenance: self.origin.provenance(),
         });
         Ok(())
+    }
+
+    /// Bytes came that were awaited.
+    fn count(&self, count: u64) {
+        let provenance = self.origin.provenance();
+        self.blob.traffic.count(provenance, count);
+        match (provenance, self.blob.promise) {
+            (Provenance::Local, _) => self.blob.traffic.came_from(self.origin.host(), count),
+            (_, Promise::Local) => {
+                self.blob.traffic.lose(Cause::LocalSpoiled, count);
+                let blob = self.blob.descriptor.digest.clone();
+                self.events.on(&Event::Lost { blob, count, cause: Cause::LocalSpoiled });
+            }
+            (_, Promise::Network) => {}
+        }
     }
 
     /// Bytes came that nobody awaits.
