@@ -6,7 +6,7 @@ use clap::{Command as Clap, CommandFactory as _, Parser, Subcommand};
 
 use super::commands::{
     catalog, completions, config, copy, delete, digest, gc, hosts, images, inspect, layers, login, logout, man,
-    manifest, pull, push, rm, serve, sync, tag, tags, verify, version,
+    manifest, plan, pull, push, rm, serve, sync, tag, tags, verify, version,
 };
 use super::config::{Common, Flags};
 use super::exit::Left;
@@ -17,7 +17,7 @@ a slash or an at sign is always an image.
 
 Exit codes: 0 done, 1 other, 2 usage, 3 not found, 4 not authorised,
 5 network, 6 verification failed, 7 store or disk, 9 some of several
-failed, 130 interrupted, 143 terminated.";
+failed, 10 a plan has work, 130 interrupted, 143 terminated.";
 
 /// Bring container images here and move only what is missing
 #[derive(Debug, Parser)]
@@ -41,9 +41,11 @@ pub enum Command {
     Push(push::Args),
     /// Copy an image from one registry to another
     #[command(visible_alias = "cp")]
-    Copy(copy::Args),
+    Copy(Box<copy::Args>),
     /// Mirror the images that a file names
     Sync(sync::Args),
+    /// Say what a command would move, from where, and how long it would take
+    Plan(plan::Args),
     /// List the images of the store
     #[command(visible_alias = "ls")]
     Images(images::Args),
@@ -94,15 +96,11 @@ impl Cli {
         let common = self.common.clone();
         let flags = Flags { common, ..Flags::default() };
         match &self.command {
-            Command::Pull(args) => Flags {
-                registry: args.registry.clone(),
-                transfer: args.transfer.clone(),
-                platform: args.platform.clone(),
-                ..flags
-            },
-            Command::Push(args) => Flags { registry: args.registry.clone(), transfer: args.transfer.clone(), ..flags },
-            Command::Copy(args) => Flags { registry: args.registry.clone(), transfer: args.transfer.clone(), ..flags },
-            Command::Sync(args) => Flags { registry: args.registry.clone(), transfer: args.transfer.clone(), ..flags },
+            Command::Pull(args) => args.flags(flags),
+            Command::Push(args) => args.flags(flags),
+            Command::Copy(args) => args.flags(flags),
+            Command::Sync(args) => args.flags(flags),
+            Command::Plan(args) => args.flags(flags),
             Command::Inspect(args) => args.image.flags(flags),
             Command::Manifest(args) => args.image.flags(flags),
             Command::Digest(args) => args.image.flags(flags),
@@ -128,6 +126,10 @@ impl Command {
     /// What is left when it fails.
     pub fn leaves(&self) -> Left {
         match self {
+            Command::Pull(args) if args.is_dry() => Left::Nothing,
+            Command::Push(args) if args.is_dry() => Left::Nothing,
+            Command::Copy(args) if args.is_dry() => Left::Nothing,
+            Command::Sync(args) if args.is_dry() => Left::Nothing,
             Command::Pull(_) | Command::Push(_) | Command::Copy(_) | Command::Sync(_) | Command::Verify(_) => {
                 Left::Received
             }

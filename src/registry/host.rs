@@ -70,8 +70,10 @@ impl Host {
     /// A port of this machine is often the near end of a tunnel: what is sent there before the answer is known saves
     /// two round trips. Whoever may listen to it could do so anyway; a host of a network is never asked like this.
     pub(super) fn guess(&self, http: &Http) -> Option<Url> {
-        let url = self.url("http").ok().filter(|url| !self.base.initialized() && !http.is_proxied(url))?;
-        (self.plain == Plain::Fallback && is_loopback(name_of(&self.authority))).then_some(url)
+        let Approach { authority, scheme, headers, .. } = &self.approach;
+        let is_own = self.plain == Plain::Fallback && is_loopback(name_of(authority));
+        let is_open = !self.base.initialized() && scheme.is_none() && headers.is_empty();
+        self.url("http").ok().filter(|url| is_own && is_open && !http.is_proxied(url))
     }
 
     async fn find(&self, http: &Http) -> Result<Url> {

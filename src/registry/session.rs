@@ -211,7 +211,7 @@ impl Session {
         let Some(guess) = self.host.guess(&self.http).filter(|_| may_go) else {
             return Ok((self.base().await?, None));
         };
-        let (http, request) = (self.http.clone(), ask.request(&guess, None));
+        let (http, request) = (self.http.clone(), ask.request(&guess, self.host.approach(), None));
         let sent = request.clone();
         let early = AbortOnDropHandle::new(tokio::spawn(async move { http.send(sent).await }));
         let base = self.base().await?;

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use super::segments::Segments;
 use super::verify::{Verifier, lock};
+use super::{BlobPlan, Way};
 use crate::content::{Ingest, Origin, Provenance};
 use crate::error::Result;
 use crate::event::Cause;
@@ -23,7 +24,17 @@ pub(super) struct Active {
     pub(super) verifier: Verifier,
     /// Bytes that were there when this run began.
     pub(super) resumed: u64,
+    pub(super) promise: Promise,
     pub(super) traffic: Arc<Traffic>,
+}
+
+/// Where the plan wanted the bytes of a blob from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Promise {
+    /// A network.
+    Network,
+    /// Elsewhere on this machine: every byte that comes over a network is one more than was planned.
+    Local,
 }
 
 /// Bytes that came, counted when they come: also those of connections that end after their blob.
@@ -31,23 +42,24 @@ pub(super) struct Active {
 pub(super) struct Traffic {
     moved: AtomicU64,
     local: AtomicU64,
-    /// Of those over a network, which host sent them.
+    /// Of those over a network, which host sent them; of those of this machine, which place had them.
     hosts: Mutex<BTreeMap<String, u64>>,
+    places: Mutex<BTreeMap<String, u64>>,
     lost: Mutex<BTreeMap<Cause, u64>>,
 }
 
 impl Traffic {
     /// Counts bytes that came from there.
     pub(super) fn count(&self, origin: &dyn Origin, bytes: u64) {
-        if origin.provenance() == Provenance::Local {
-            self.local.fetch_add(bytes, Ordering::Relaxed);
-            return;
-        }
-        self.moved.fetch_add(bytes, Ordering::Relaxed);
-        let mut hosts = lock(&self.hosts);
-        match hosts.get_mut(origin.host()) {
+        let (sum, by_name) = match origin.provenance() {
+            Provenance::Local => (&self.local, &self.places),
+            _ => (&self.moved, &self.hosts),
+        };
+        sum.fetch_add(bytes, Ordering::Relaxed);
+        let mut by_name = lock(by_name);
+        match by_name.get_mut(origin.host()) {
             Some(count) => *count += bytes,
-            None => _ = hosts.insert(origin.host().to_owned(), bytes),
+            None => _ = by_name.insert(origin.host().to_owned(), bytes),
         }
     }
 
@@ -64,6 +76,11 @@ impl Traffic {
     /// Bytes that came over a network, and from this machine.
     pub(super) fn counted(&self) -> (u64, u64) {
         (self.moved.load(Ordering::Relaxed), self.local.load(Ordering::Relaxed))
+    }
+
+    /// Bytes that came from this machine, by place.
+    pub(super) fn places(&self) -> BTreeMap<String, u64> {
+        lock(&self.places).clone()
     }
 
     /// Why more came than was planned, in bytes.
@@ -93,7 +110,9 @@ pub(super) enum Suspects {
 
 impl Active {
     /// A blob whose ingest holds what former runs left.
-    pub(super) fn new(descriptor: Descriptor, ingest: Box<dyn Ingest>, traffic: Arc<Traffic>) -> Active {
+    pub(super) fn new(plan: &BlobPlan, ingest: Box<dyn Ingest>, traffic: Arc<Traffic>) -> Active {
+        let promise = if matches!(plan.way(), Way::Copy(_)) { Promise::Local } else { Promise::Network };
+        let descriptor = plan.descriptor.clone();
         let held: Vec<Range<u64>> = ingest.stretches().into_iter().map(|stretch| stretch.range).collect();
         let segments = Segments::new(descriptor.size, held);
         Active {
@@ -102,6 +121,7 @@ impl Active {
             descriptor,
             ingest,
             verifier: Verifier::default(),
+            promise,
             traffic,
         }
     }

@@ -174,6 +174,7 @@ impl Stream {
         if again > 0 {
             self.traffic.lose(Cause::SessionLost, again);
             let blob = self.descriptor.digest.clone();
+            self.events.on(&Event::Discarded { blob: blob.clone(), count: again });
             self.events.on(&Event::Lost { blob, count: again, cause: Cause::SessionLost });
         }
     }
