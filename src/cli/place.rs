@@ -200,6 +200,7 @@ fn options(settings: &Settings) -> registry::Options {
         authfile: settings.authfile.value.clone(),
         credential: settings.creds.value.clone(),
         stall: settings.stall_timeout.value,
+        limiter: settings.limiter.clone(),
         ..registry::Options::default()
     }
 }

@@ -3,12 +3,12 @@
 use std::fmt;
 use std::num::NonZeroU64;
 
-/// The least rate, in bytes a second: below it a single packet would take seconds.
-const LEAST: u64 = 1000;
+/// The least rate, in bytes a second: below it requests alone would take minutes.
+const LEAST: u64 = 10_000;
 /// The largest amount and rate that is read, in bytes: sums of a few stay far from the end of the number.
 const MOST: f64 = 1e15;
 
-/// Bytes a second, at least 1000.
+/// Bytes a second, at least 10,000.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Rate(NonZeroU64);
 
@@ -174,7 +174,7 @@ mod tests {
             ("80Mbps", 10_000_000),
             ("1.5M", 1_500_000),
             ("500k", 500_000),
-            ("4096", 4096),
+            ("40960", 40_960),
             ("1G", 1_000_000_000),
         ];
         for (text, expected) in known {
@@ -205,7 +205,7 @@ mod tests {
 
     #[test]
     fn rates_are_shown_as_they_are_read() {
-        for text in ["10M", "10MiB", "80Mbit", "1234", "down:10M,up:2M", "up:1M", "off", "3k"] {
+        for text in ["10M", "10MiB", "80Mbit", "12345", "down:10M,up:2M", "up:1M", "off", "30k"] {
             let rates = Rates::parse(text).unwrap();
             assert_eq!(Rates::parse(&rates.to_string()), Ok(rates), "{text}");
         }

@@ -40,11 +40,6 @@ impl<T> Metered<T> {
         Metered { inner, limiter, down, up, stall, silence: None }
     }
 
-    /// The connection below.
-    pub fn inner(&self) -> &T {
-        &self.inner
-    }
-
     /// Waits for the other side, but not for ever.
     fn listen(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let Some(stall) = self.stall else { return Poll::Pending };

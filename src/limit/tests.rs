@@ -133,9 +133,9 @@ async fn a_rest_is_not_made_up_for() {
 
 #[tokio::test(start_paused = true)]
 async fn waiting_for_the_limit_is_no_silence() {
-    let limiter = limiter("1000");
+    let limiter = limiter("10k");
     let other = counted(&limiter, Duration::from_secs(60));
-    let mut stream = Metered::new(flood(), limiter.clone(), Some(Duration::from_secs(1)));
+    let mut stream = Metered::new(flood(), limiter.clone(), Some(Duration::from_millis(100)));
     let mut buffer = vec![0; 16 * 1024];
     let (_, read) = tokio::join!(other, async { stream.read_exact(&mut buffer).await });
     assert!(read.is_ok(), "{read:?}");

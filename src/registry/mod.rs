@@ -5,7 +5,8 @@
 //! - `sink`: writing to a repository; `upload`: one blob on its way there; `attach`: referrers where the registry lists none;
 //!   `delete`: manifests.
 //! - `session`: requests to one host, with what it demands and where it redirects to; `host`: its address and scheme.
-//! - `http`: one request, one answer; `answer`: what an answer means; `tls`, `proxy`: how connections are made.
+//! - `http`: one request, one answer; `wire`: the same under a limit; `answer`: what an answer means; `tls`, `proxy`: how
+//!   connections are made.
 //! - `auth`: challenges and tokens; `credentials`: where passwords are kept.
 //! - `policy`: the trust policy of this machine.
 //!
@@ -30,6 +31,7 @@ mod session;
 mod sink;
 mod tls;
 mod upload;
+mod wire;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -52,6 +54,7 @@ use session::{Ask, Session};
 
 use crate::error::Result;
 use crate::event::Events;
+use crate::limit::Limiter;
 use crate::oci::Reference;
 use crate::state::State;
 
@@ -81,6 +84,8 @@ pub struct Options {
     pub chunk: u64,
     /// `User-Agent`.
     pub user_agent: String,
+    /// What connections may use. It is kept where bytes enter and leave the system.
+    pub limiter: Limiter,
     /// Variables and the places of configuration files.
     pub environment: Environment,
 }
@@ -98,6 +103,7 @@ impl Default for Options {
             stall: Duration::from_secs(20),
             chunk: CHUNK,
             user_agent: concat!("layerpull/", env!("CARGO_PKG_VERSION")).into(),
+            limiter: Limiter::none(),
             environment: Environment::of_process(),
         }
     }

@@ -13,6 +13,7 @@ use super::verify::{Verifier, lock};
 use crate::content::{Ingest, Provenance};
 use crate::error::Result;
 use crate::event::Cause;
+use crate::limit::Budget;
 use crate::oci::{Descriptor, Digest};
 
 /// A blob that connections write and a hasher follows.
@@ -32,13 +33,23 @@ pub(super) struct Traffic {
     moved: AtomicU64,
     local: AtomicU64,
     lost: Mutex<BTreeMap<Cause, u64>>,
+    budget: Budget,
 }
 
 impl Traffic {
+    /// Counts what uses up `budget`.
+    pub(super) fn new(budget: Budget) -> Traffic {
+        Traffic { budget, ..Traffic::default() }
+    }
+
     /// Counts bytes that came from a place of this kind.
     pub(super) fn count(&self, provenance: Provenance, bytes: u64) {
-        let counter = if provenance == Provenance::Local { &self.local } else { &self.moved };
-        counter.fetch_add(bytes, Ordering::Relaxed);
+        if provenance == Provenance::Local {
+            self.local.fetch_add(bytes, Ordering::Relaxed);
+            return;
+        }
+        self.moved.fetch_add(bytes, Ordering::Relaxed);
+        self.budget.spend(bytes);
     }
 
     /// Counts bytes that came, or will come, once more than was planned.
