@@ -14,6 +14,7 @@ use super::{BlobPlan, Way};
 use crate::content::{Ingest, Origin, Provenance};
 use crate::error::Result;
 use crate::event::Cause;
+use crate::limit::Budget;
 use crate::oci::{Descriptor, Digest};
 
 /// A blob that connections write and a hasher follows.
@@ -46,9 +47,15 @@ pub(super) struct Traffic {
     hosts: Mutex<BTreeMap<String, u64>>,
     places: Mutex<BTreeMap<String, u64>>,
     lost: Mutex<BTreeMap<Cause, u64>>,
+    budget: Budget,
 }
 
 impl Traffic {
+    /// Counts what uses up `budget`.
+    pub(super) fn new(budget: Budget) -> Traffic {
+        Traffic { budget, ..Traffic::default() }
+    }
+
     /// Counts bytes that came from there.
     pub(super) fn count(&self, origin: &dyn Origin, bytes: u64) {
         let (sum, by_name) = match origin.provenance() {
@@ -56,6 +63,9 @@ impl Traffic {
             _ => (&self.moved, &self.hosts),
         };
         sum.fetch_add(bytes, Ordering::Relaxed);
+        if origin.provenance() != Provenance::Local {
+            self.budget.spend(bytes);
+        }
         let mut by_name = lock(by_name);
         match by_name.get_mut(origin.host()) {
             Some(count) => *count += bytes,
