@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::io;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -15,7 +16,7 @@ use super::presumed::{self, PRESUMED, Presumed};
 use super::volumes::{Cursor, Slice, Volumes};
 use super::{Seen, layout};
 use crate::content::file::{FileOrigin, Folder, PIECE, blob_path, read_all};
-use crate::content::{Origin, Source};
+use crate::content::{Body, Origin, Provenance, Source};
 use crate::error::{Error, Result};
 use crate::oci::config::MAX_CONFIG_SIZE;
 use crate::oci::manifest::MAX_MANIFEST_SIZE;
@@ -253,17 +254,17 @@ impl Source for Archive {
         if let Some(bytes) = self.made.get(&blob.digest) {
             return vec![Arc::new(super::seen::InMemory { place: self.place.clone(), bytes: bytes.clone() })];
         }
-        match &self.holder {
-            Holder::Passed => Vec::new(),
-            Holder::Folder(folder) => vec![Arc::new(FileOrigin::new(folder, blob))],
-            Holder::Tar { volumes, slots } => {
-                let slice = |slot: &Slot| -> Arc<dyn Origin> {
-                    let (volumes, blob) = (volumes.clone(), blob.clone());
-                    Arc::new(Slice { volumes, offset: slot.offset, len: slot.size, blob })
-                };
-                slots.get(&blob.digest).map(slice).into_iter().collect()
+        let slot = match &self.holder {
+            Holder::Folder(folder) => return vec![Arc::new(FileOrigin::new(folder, blob))],
+            Holder::Tar { volumes, slots } => slots.get(&blob.digest).map(|slot| (volumes.clone(), *slot)),
+            Holder::Passed => None,
+        };
+        vec![match slot {
+            Some((volumes, slot)) => {
+                Arc::new(Slice { volumes, offset: slot.offset, len: slot.size, blob: blob.clone() })
             }
-        }
+            None => Arc::new(Absent { archive: self.clone(), blob: blob.digest.clone() }),
+        }]
     }
 
     async fn referrers(&self, subject: &Digest) -> Result<Vec<Descriptor>> {
@@ -276,6 +277,28 @@ impl Source for Archive {
             }
         }
         Ok(found)
+    }
+}
+
+/// A blob that an archive names and does not have: whoever wants its bytes is told.
+#[derive(Debug)]
+struct Absent {
+    archive: Archive,
+    blob: Digest,
+}
+
+#[async_trait]
+impl Origin for Absent {
+    fn host(&self) -> &str {
+        &self.archive.place
+    }
+
+    fn provenance(&self) -> Provenance {
+        Provenance::Local
+    }
+
+    async fn open(&self, _: Range<u64>) -> Result<Body> {
+        Err(self.archive.not_found(&self.blob))
     }
 }
 

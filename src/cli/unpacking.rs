@@ -1,6 +1,7 @@
 //! Archives into the store: which images of them, under which names, in which order.
 
 use std::collections::BTreeSet;
+use std::fs::File;
 use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -60,21 +61,14 @@ fn one(volumes: &[PathBuf]) -> Result<Opened> {
     if path.is_dir() {
         return Archive::open(volumes).map(Opened::Disk);
     }
-    let file = open_file(path)?;
     let place = path.display().to_string();
-    let is_file = file.metadata().map_err(Error::store("examine", path))?.is_file();
-    let compression = Compression::of_file(&file);
-    match is_file.then_some(compression) {
-        Some(Ok(Compression::None)) => Archive::open(volumes).map(Opened::Disk),
-        Some(Err(e)) => Err(Error::store("read", path)(e)),
-        // A named pipe, or what has to be decompressed in order.
-        _ => Ok(Opened::Stream(Sequential::start(blocking(path)?, &place)?)),
+    // A named pipe is opened once: whoever writes it would see the end of the first reader.
+    let is_pipe = std::fs::metadata(path).is_ok_and(|meta| !meta.is_file());
+    let file = if is_pipe { File::open(path).map_err(Error::store("open", path))? } else { open_file(path)? };
+    match is_pipe || Compression::of_file(&file).map_err(Error::store("read", path))? != Compression::None {
+        true => Ok(Opened::Stream(Sequential::start(file, &place)?)),
+        false => Archive::open(volumes).map(Opened::Disk),
     }
-}
-
-/// The file, read as a pipe is read: waiting for what comes.
-fn blocking(path: &Path) -> Result<std::fs::File> {
-    std::fs::File::open(path).map_err(Error::store("open", path))
 }
 
 /// Brings archives into a store.
