@@ -4,6 +4,7 @@
 //! - `config`: flags, environment, file and defaults, each value with its origin.
 //! - `place`: from names to registries and the store.
 //! - `commands`: one file a command.
+//! - `packing`, `recompress`: what goes into an archive; `unpacking`, `spool`: archives into the store.
 //! - `progress`: what happens, shown.
 //! - `output`, `exit`: results, errors and exit codes.
 
@@ -19,13 +20,17 @@ mod foresight;
 mod image;
 mod naming;
 mod output;
+mod packing;
 mod patient;
 mod place;
 mod progress;
+mod recompress;
 mod repair;
 mod results;
 mod signals;
+mod spool;
 mod template;
+mod unpacking;
 
 use std::ffi::OsString;
 use std::future::Future;
@@ -152,6 +157,10 @@ async fn dispatch(command: Command, context: &Context) -> anyhow::Result<()> {
         Command::Copy(args) => copy::run(*args, context).await,
         Command::Sync(args) => sync::run(args, context).await,
         Command::Plan(args) => plan::run(args, context).await,
+        Command::Export(args) => export::run(args, context).await,
+        Command::Import(args) => import::run(args, context).await,
+        Command::Load(args) => load::run(args, context).await,
+        Command::Inventory(args) => context.until_cancelled(inventory::run(args, context)).await,
         Command::Images(args) => context.until_cancelled(images::run(args, context)).await,
         Command::Inspect(args) => context.until_cancelled(inspect::run(args, context)).await,
         Command::Manifest(args) => context.until_cancelled(manifest::run(args, context)).await,
