@@ -18,6 +18,7 @@ mod auth;
 mod credentials;
 mod delete;
 mod environment;
+mod fresh;
 mod host;
 mod http;
 mod lists;
@@ -166,6 +167,12 @@ impl Registry {
     /// about what is given to them.
     pub fn repository_to_write(&self, name: &Reference) -> Repository {
         self.make(name, Access::push(name.repository()))
+    }
+
+    /// Finds out which repositories of `names` are new where one request tells of several. Nothing of it is certain, so a
+    /// tag that must not be overwritten is not to be looked for afterwards by these registries.
+    pub async fn look_around(&self, names: &[Reference]) {
+        fresh::look_around(names, &self.shared.state, |registry| self.session(registry)).await;
     }
 
     fn make(&self, name: &Reference, access: Access) -> Repository {

@@ -8,6 +8,7 @@ use reqwest::Method;
 
 use super::answer::Answer;
 use super::auth::Access;
+use super::fresh::Freshness;
 use super::lists;
 use super::origin::{BlobOrigin, ForeignOrigin};
 use super::session::{Ask, Session};
@@ -35,7 +36,8 @@ pub struct Repository {
     pub(super) session: Arc<Session>,
     pub(super) repository: String,
     /// What requests for manifests and lists ask for.
-    access: Access,
+    pub(super) access: Access,
+    pub(super) fresh: Freshness,
     recent: Mutex<VecDeque<RawManifest>>,
     /// Manifests that were put and wait for their tag.
     pub(super) waiting: Mutex<Vec<RawManifest>>,
@@ -52,6 +54,7 @@ impl Repository {
             session,
             repository: access.repository.clone(),
             access,
+            fresh: Freshness::default(),
             recent: Mutex::default(),
             waiting: Mutex::default(),
             attaching: tokio::sync::Mutex::default(),
@@ -168,7 +171,11 @@ impl Source for Repository {
         {
             return Ok(descriptor);
         }
-        let raw = self.get(&selector, name.digest(), None).await?;
+        self.resolve_to_read(name).await
+    }
+
+    async fn resolve_to_read(&self, name: &Reference) -> Result<Descriptor> {
+        let raw = self.get(&name.selector(), name.digest(), None).await?;
         self.keep(&raw);
         Ok(raw.descriptor())
     }

@@ -1,6 +1,7 @@
 //! A session with one host: requests that carry what it demands, and redirects that lead away from it.
 
-use std::sync::Arc;
+use std::collections::HashSet;
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use reqwest::header::{
@@ -103,12 +104,14 @@ pub(super) struct Session {
     http: Arc<Http>,
     host: Host,
     auth: Arc<Authenticator>,
+    /// All repositories of the host, if it was asked and told all.
+    pub(super) repositories: OnceLock<HashSet<String>>,
 }
 
 impl Session {
     pub(super) fn new(http: Arc<Http>, host: Host, credentials: SharedCredentials) -> Session {
         let auth = Arc::new(Authenticator::new(host.registry(), http.clone(), credentials));
-        Session { http, host, auth }
+        Session { http, host, auth, repositories: OnceLock::new() }
     }
 
     /// The name that references use.

@@ -34,6 +34,10 @@ pub trait Places: Send + Sync {
     /// A repository to write to. Asks nobody.
     fn sink(&self, repository: &Reference) -> Arc<dyn Sink>;
 
+    /// Finds out which repositories of `names` are new, where that costs less than asking each of them. A hint, so without
+    /// errors.
+    async fn look_around(&self, names: &[Reference]);
+
     /// All tags of a repository.
     ///
     /// # Errors
@@ -129,8 +133,9 @@ impl Run<'_> {
                 }
             }
         }
-        if self.existing == Existing::Kept {
-            self.keep(&mut images).await?;
+        match self.existing {
+            Existing::Kept => self.keep(&mut images).await?,
+            Existing::Updated => self.look_around(&images).await?,
         }
         Ok(images)
     }
@@ -144,6 +149,16 @@ impl Run<'_> {
                 Err(File(self.file).error(entry.line, format_args!("{}: {why}", entry.source)))
             }
         }
+    }
+
+    /// What is only probably not there is overwritten like what is there: not so where tags are to be kept.
+    async fn look_around(&self, images: &Images) -> Result<()> {
+        let targets: Vec<Reference> = images.jobs.iter().map(|job| job.target.clone()).collect();
+        let looking = || async {
+            self.places.look_around(&targets).await;
+            Ok(())
+        };
+        self.transfer.persist("the targets", looking).await
     }
 
     async fn list(&self) -> Result<HashMap<Repository, Listed>> {

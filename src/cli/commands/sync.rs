@@ -255,6 +255,16 @@ impl Places for Hosts {
         Arc::new(self.of(repository).repository_to_write(repository))
     }
 
+    async fn look_around(&self, names: &[Reference]) {
+        let mut by_registry: BTreeMap<&str, Vec<Reference>> = BTreeMap::new();
+        for name in names {
+            by_registry.entry(name.registry()).or_default().push(name.clone());
+        }
+        for names in by_registry.values() {
+            self.of(&names[0]).look_around(names).await;
+        }
+    }
+
     async fn tags(&self, repository: &Reference) -> Result<Vec<String>> {
         self.of(repository).tags(repository).await
     }
