@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::cli::Context;
-use crate::cli::attached::{self, Along};
+use crate::cli::attached::{self, Along, Hanging};
 use crate::cli::config::{RegistryFlags, TransferFlags, values};
 use crate::cli::ending::OutputFlags;
 use crate::cli::place::{self, Side, with_local};
@@ -134,5 +134,6 @@ async fn copy(
         return attached::alone(&transfer, vec![job]).await;
     }
     let tags = transfer.persist(&job.name.name(), || from.tags(&job.name)).await?;
-    attached::along(&transfer, &[Along { job, there, tags }]).await
+    let hanging = Some(Hanging { there: Some(there), tags: tags.into() });
+    attached::along(&transfer, &[Along { job, hanging }]).await
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::cli::Context;
-use crate::cli::attached::{self, Along};
+use crate::cli::attached::{self, Along, Hanging};
 use crate::cli::config::{RegistryFlags, TransferFlags};
 use crate::cli::ending::OutputFlags;
 use crate::cli::place::{self, registry};
@@ -61,20 +61,18 @@ async fn push(args: &Args, context: &Context, progress: &Progress) -> Result<(Ve
     let targets = if args.images.len() > 1 { &args.images[1..] } else { &args.images[..] };
     let name = context.reference(&args.images[0])?;
     let platforms = held(&store, &name, &args.platform).await?;
-    let tags = if args.referrers { place::tags_in(&store, &name).await? } else { Vec::new() };
+    let tags: Arc<[String]> = if args.referrers { place::tags_in(&store, &name).await?.into() } else { Arc::default() };
     let mut pushed = Vec::new();
     for text in targets {
         let target = context.reference(text)?;
         let there = Arc::new(registry.repository_to_write(&target));
         let (name, source, platforms) = (name.clone(), Arc::clone(&source), platforms.clone());
         let job = Job { name, target, source, sink: there.clone(), platforms };
-        pushed.push(Along { job, there, tags: tags.clone() });
+        let hanging = args.referrers.then(|| Hanging { there: Some(there), tags: tags.clone() });
+        pushed.push(Along { job, hanging });
     }
     let transfer = context.transfer(events);
-    match args.referrers {
-        true => attached::along(&transfer, &pushed).await,
-        false => attached::alone(&transfer, pushed.into_iter().map(|pushed| pushed.job).collect()).await,
-    }
+    attached::along(&transfer, &pushed).await
 }
 
 /// What of the image is pushed. Of an index of which the store holds some platforms nothing else can be.
