@@ -33,6 +33,8 @@ enum Plain {
     Never,
     /// When the host does not speak TLS.
     Fallback,
+    /// Without a look whether it does.
+    Always,
 }
 
 impl Host {
@@ -41,7 +43,11 @@ impl Host {
         let authority = if registry == DOCKER_HUB { DOCKER_HUB_HOST } else { registry };
         let insecure = options.insecure.covers(registry) || options.insecure.covers(authority);
         let allowed = insecure || options.verify == Verify::Never || is_loopback(name_of(authority));
-        let plain = if allowed { Plain::Fallback } else { Plain::Never };
+        let plain = match options.verify {
+            Verify::Plain => Plain::Always,
+            _ if allowed => Plain::Fallback,
+            _ => Plain::Never,
+        };
         Host { registry: registry.into(), authority: authority.into(), plain, base: OnceCell::new() }
     }
 
@@ -52,7 +58,7 @@ impl Host {
 
     /// Whether the user, or loopback, allows less than verified TLS.
     pub(super) fn is_insecure(&self) -> bool {
-        self.plain == Plain::Fallback
+        self.plain != Plain::Never
     }
 
     /// The address of the host. Found out once: a host that spoke TLS is never asked without.
@@ -64,6 +70,7 @@ impl Host {
         let secure = self.url("https")?;
         let speaks_tls = match self.plain {
             Plain::Never => true,
+            Plain::Always => false,
             Plain::Fallback if http.is_proxied(&secure) => self.answers_tls(http, &secure).await?,
             Plain::Fallback => tokio::time::timeout(PROBE_TIME, self.greets_tls(&secure))
                 .await

@@ -137,7 +137,7 @@ impl Http {
         let loopback = url.host_str().is_some_and(|h| is_loopback(h.trim_matches(['[', ']'])));
         let anyone = match self.options.verify {
             Verify::Never => true,
-            Verify::Usual => self.options.insecure.covers(&authority) || (loopback && !configured),
+            Verify::Usual | Verify::Plain => self.options.insecure.covers(&authority) || (loopback && !configured),
         };
         if anyone { Trust::Anyone { folder } } else { Trust::Authorities { files, folder } }
     }

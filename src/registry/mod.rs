@@ -122,6 +122,8 @@ pub enum Verify {
     Usual,
     /// Never, and plain HTTP is spoken where there is no TLS (`--tls-verify=false`).
     Never,
+    /// The registry is spoken to by plain HTTP and never asked whether it knows TLS; other hosts as usual.
+    Plain,
 }
 
 /// Registries, by the names that references give them. A cheap clone over shared connections and tokens.

@@ -87,6 +87,7 @@ impl SideFlags {
             authfile: self.src_authfile.clone(),
             tls_verify: self.src_tls_verify,
             cert_dir: self.src_cert_dir.clone(),
+            ..Side::default()
         }
     }
 
@@ -96,6 +97,7 @@ impl SideFlags {
             authfile: self.dest_authfile.clone(),
             tls_verify: self.dest_tls_verify,
             cert_dir: self.dest_cert_dir.clone(),
+            ..Side::default()
         }
     }
 }

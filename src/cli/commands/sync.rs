@@ -14,7 +14,7 @@ use crate::cli::ending::OutputFlags;
 use crate::cli::exit::{self, Told};
 use crate::cli::foresight::{self, Tell};
 use crate::cli::output::{escape, note, print};
-use crate::cli::place::{self, Side, with_local};
+use crate::cli::place::{self, Side, Speech, with_local};
 use crate::cli::progress::Progress;
 use crate::cli::results::{Direction, Done, Pulled, Size};
 use crate::content::{Sink, Source};
@@ -265,6 +265,7 @@ fn side(options: &RegistryOptions, settings: &Settings) -> Side {
         creds: credentials.map(|given| Credential::password(&given.username, given.password.as_str())),
         authfile: None,
         tls_verify: tls.map(|tls| tls == Tls::Verified),
+        speech: if tls == Some(Tls::Disabled) { Speech::Plain } else { Speech::Usual },
         cert_dir: options.cert_dir.clone().filter(|_| settings.cert_dir.value.is_none()),
     }
 }
