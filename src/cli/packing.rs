@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::attached::{self, Along};
+use super::attached::{self, Along, Hanging};
 use super::place::{locals, registry, with_local};
 use super::recompress::Recompress;
 use super::results::{Done, Pulled, Size};
@@ -132,17 +132,17 @@ impl Packing<'_> {
                 Wanted::All => Platforms::All,
                 Wanted::Only(platforms) => Platforms::Only(platforms.clone()),
             };
-            let tags = match self.referrers {
-                Referrers::Taken => transfer.persist(&name.name(), || registry.tags(name)).await?,
-                Referrers::Left => Vec::new(),
+            let hanging = match self.referrers {
+                Referrers::Taken => {
+                    let tags = transfer.persist(&name.name(), || registry.tags(name)).await?.into();
+                    Some(Hanging { there: Some(there.clone()), tags })
+                }
+                Referrers::Left => None,
             };
             let job = Job { name: name.clone(), target: name.clone(), source, sink: sink.clone(), platforms };
-            images.push(Along { job, there: there.clone(), tags });
+            images.push(Along { job, hanging });
         }
-        let (pulled, _) = match self.referrers {
-            Referrers::Taken => attached::along(&transfer, &images).await?,
-            Referrers::Left => attached::alone(&transfer, images.into_iter().map(|image| image.job).collect()).await?,
-        };
+        let (pulled, _) = attached::along(&transfer, &images).await?;
         told(&pulled, context)
     }
 

@@ -33,6 +33,8 @@ enum Plain {
     Never,
     /// When the host does not speak TLS.
     Fallback,
+    /// Without a look whether it does.
+    Always,
 }
 
 impl Host {
@@ -42,7 +44,11 @@ impl Host {
         let named = options.insecure.covers(registry) || options.insecure.covers(authority);
         let configured = approach.manner.insecure || approach.scheme == Some("http");
         let insecure = named || configured || options.verify == Verify::Never || is_loopback(name_of(authority));
-        let plain = if insecure { Plain::Fallback } else { Plain::Never };
+        let plain = match options.verify {
+            Verify::Plain => Plain::Always,
+            _ if insecure => Plain::Fallback,
+            _ => Plain::Never,
+        };
         Host { approach, plain, base: OnceCell::new() }
     }
 
@@ -58,7 +64,7 @@ impl Host {
 
     /// Whether the user, or loopback, allows less than verified TLS.
     pub(super) fn is_insecure(&self) -> bool {
-        self.plain == Plain::Fallback
+        self.plain != Plain::Never
     }
 
     /// The address of the host. Found out once: a host that spoke TLS is never asked without.
@@ -84,6 +90,7 @@ impl Host {
         let secure = self.url("https")?;
         let speaks_tls = match self.plain {
             Plain::Never => true,
+            Plain::Always => false,
             Plain::Fallback if http.is_proxied(&secure) => self.answers_tls(http, &secure).await?,
             Plain::Fallback => tokio::time::timeout(PROBE_TIME, self.greets_tls(http, &secure))
                 .await

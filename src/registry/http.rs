@@ -202,7 +202,9 @@ impl Http {
         let loopback = url.host_str().is_some_and(|h| is_loopback(h.trim_matches(['[', ']'])));
         let anyone = match self.options.verify {
             Verify::Never => true,
-            Verify::Usual => insecure || self.options.insecure.covers(&authority) || (loopback && !configured),
+            Verify::Usual | Verify::Plain => {
+                insecure || self.options.insecure.covers(&authority) || (loopback && !configured)
+            }
         };
         match anyone {
             true => Trust::Anyone { folder, identities },

@@ -20,6 +20,7 @@ mod auth;
 mod credentials;
 mod delete;
 mod environment;
+mod fresh;
 mod host;
 mod hosts;
 mod http;
@@ -142,6 +143,8 @@ pub enum Verify {
     Usual,
     /// Never, and plain HTTP is spoken where there is no TLS (`--tls-verify=false`).
     Never,
+    /// The registry is spoken to by plain HTTP and never asked whether it knows TLS; other hosts as usual.
+    Plain,
 }
 
 /// Registries, by the names that references give them. A cheap clone over shared connections and tokens.
@@ -218,6 +221,12 @@ impl Registry {
     /// This is the registry itself, never a mirror, and no configuration puts another in its place.
     pub fn repository_to_write(&self, name: &Reference) -> Repository {
         self.make(name, self.itself(name), Access::push(name.repository()))
+    }
+
+    /// Finds out which repositories of `names` are new where one request tells of several. Nothing of it is certain, so a
+    /// tag that must not be overwritten is not to be looked for afterwards by these registries.
+    pub async fn look_around(&self, names: &[Reference]) {
+        fresh::look_around(names, &self.shared.state, |name| self.itself(name)).await;
     }
 
     fn make(&self, name: &Reference, session: Arc<Session>, access: Access) -> Repository {

@@ -8,6 +8,7 @@ use reqwest::Method;
 
 use super::answer::Answer;
 use super::auth::Access;
+use super::fresh::Freshness;
 use super::lists;
 use super::origin::{BlobOrigin, ForeignOrigin};
 use super::reader::{self, Reader};
@@ -40,7 +41,8 @@ pub struct Repository {
     /// Who is asked, in this order; the last is the registry, or what the configuration puts in the place of it.
     readers: Vec<Reader>,
     /// What requests for manifests and lists ask for.
-    access: Access,
+    pub(super) access: Access,
+    pub(super) fresh: Freshness,
     recent: Mutex<VecDeque<RawManifest>>,
     /// Manifests that were put and wait for their tag.
     pub(super) waiting: Mutex<Vec<RawManifest>>,
@@ -59,6 +61,7 @@ impl Repository {
             registry: name.registry().to_owned(),
             readers: vec![itself],
             access,
+            fresh: Freshness::default(),
             recent: Mutex::default(),
             waiting: Mutex::default(),
             attaching: tokio::sync::Mutex::default(),
@@ -187,7 +190,11 @@ impl Repository {
         {
             return Ok(descriptor);
         }
-        let raw = self.get_from(reader, &selector, name.digest(), None).await?;
+        self.read_at(reader, name).await
+    }
+
+    async fn read_at(&self, reader: &Reader, name: &Reference) -> Result<Descriptor> {
+        let raw = self.get_from(reader, &name.selector(), name.digest(), None).await?;
         self.keep(&raw);
         Ok(raw.descriptor())
     }
@@ -221,6 +228,11 @@ impl Source for Repository {
     async fn resolve(&self, name: &Reference) -> Result<Descriptor> {
         let may = |reader: &Reader| if name.digest().is_some() { reader.may.pull } else { reader.may.resolve };
         reader::first(self.readers_that(may), |reader| self.resolve_at(reader, name)).await
+    }
+
+    async fn resolve_to_read(&self, name: &Reference) -> Result<Descriptor> {
+        let may = |reader: &Reader| if name.digest().is_some() { reader.may.pull } else { reader.may.resolve };
+        reader::first(self.readers_that(may), |reader| self.read_at(reader, name)).await
     }
 
     async fn manifest(&self, descriptor: &Descriptor) -> Result<RawManifest> {

@@ -1,7 +1,8 @@
 //! A session with one host: requests that carry what it demands, and redirects that lead away from it.
 
-use std::sync::Arc;
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use reqwest::header::{
@@ -117,6 +118,8 @@ pub(super) struct Session {
     auth: Arc<Authenticator>,
     /// How often it failed where another host could be asked; more than [`MAX_FAILURES`] once it is left.
     failures: AtomicUsize,
+    /// All repositories of the host, if it was asked and told all.
+    pub(super) repositories: OnceLock<HashSet<String>>,
 }
 
 /// Failures of a mirror that may pass, before it is left.
@@ -127,7 +130,7 @@ impl Session {
         let approach = host.approach();
         http.know(&approach.authority, approach.manner.clone());
         let auth = Arc::new(Authenticator::new(host.registry(), http.clone(), credentials));
-        Session { http, host, auth, failures: AtomicUsize::new(0) }
+        Session { http, host, auth, failures: AtomicUsize::new(0), repositories: OnceLock::new() }
     }
 
     /// Whether it is not to be asked any more where another host can be.

@@ -245,18 +245,6 @@ impl Plan {
     pub fn totals_of(&self, blobs: impl IntoIterator<Item = usize>) -> Totals {
         blobs.into_iter().fold(Totals::default(), |sum, number| sum.with(&self.blobs[number]))
     }
-
-    /// Adds another plan, which is executed after this one.
-    pub fn append(&mut self, other: Plan) {
-        let first = self.blobs.len();
-        self.blobs
-            .extend(other.blobs.into_iter().map(|blob| BlobPlan { after: blob.after.map(|n| n + first), ..blob }));
-        self.images.extend(other.images.into_iter().map(|image| {
-            let blobs = image.blobs.iter().map(|number| number + first).collect();
-            ImagePlan { blobs, ..image }
-        }));
-        self.failed.extend(other.failed);
-    }
 }
 
 /// What happened, for the summary.
