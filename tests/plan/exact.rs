@@ -114,6 +114,43 @@ fn a_push_with_mounts_moves_nothing_as_planned() {
 }
 
 #[test]
+fn an_upload_that_the_registry_loses_is_a_cause() {
+    let image = Image::build().layer(Blob::noise(7, 12 * MIB)).finish();
+    let (scene, target) = (Scene::of(&[&image]), DockerRegistry::start());
+    let gate = Gate::default();
+    let stall = Fault::StallAfter(8 * MIB, Stall::Until(gate.clone()));
+    scene.registry.rule(When::blob(image.layer(0).digest()).get(), Times::Once, stall);
+    let to = format!("{}/a:1", target.host());
+    let words = ["copy", "--stall-timeout", "1m", "--format", "json", &scene.name(0), &to];
+    let running = scene.command(&words).spawn();
+    let uploads = target.data().join("docker/registry/v2/repositories/a/_uploads");
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    while largest(&uploads) < 2 * MIB {
+        assert!(std::time::Instant::now() < deadline, "the upload never began");
+        std::thread::yield_now();
+    }
+    std::fs::remove_dir_all(&uploads).unwrap();
+    gate.open();
+    let output = running.wait().success();
+    let run = crate::scene::objects(&output)[0]["run"].clone();
+    assert_adds_up(&run);
+    assert_eq!(run["causes"].as_object().unwrap().keys().collect::<Vec<_>>(), ["session-lost"], "{run}");
+    assert!(number(&run, "moved") <= scene.registry.requests().blob_bytes(), "{run}");
+    assert!(output.stderr.contains("again because an upload was lost"), "{}", output.stderr);
+    scene.command(&["plan", "copy", "--exit-code", &scene.name(0), &to]).run().code(0);
+}
+
+/// The size of the largest file below `folder`.
+fn largest(folder: &std::path::Path) -> u64 {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let size = |entry: std::fs::DirEntry| match entry.path().is_dir() {
+        true => largest(&entry.path()),
+        false => entry.metadata().map_or(0, |meta| meta.len()),
+    };
+    entries.map(size).max().unwrap_or(0)
+}
+
+#[test]
 fn a_mount_that_is_refused_is_a_cause_of_what_it_would_have_given() {
     let (scene, target, image) = pushed();
     // The repository has lost the layer since we pushed it there.

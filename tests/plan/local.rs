@@ -133,6 +133,7 @@ fn the_usual_store_gives_its_blobs_to_another_one() {
         .success();
     let run = crate::scene::objects(&output)[0]["run"].clone();
     assert_eq!((number(&run, "moved"), number(&run, "local")), (0, image.size()), "{run}");
+    assert_eq!(run["places"], serde_json::json!({ "another store": image.size() }));
     assert_eq!(scene.registry.requests().blob_bytes(), before);
     assert_whole(&other, &image);
 }

@@ -128,7 +128,7 @@ fn time(forecast: &Forecast) -> String {
         false => format!("about {}", duration(time)),
     };
     match forecast.time {
-        Time::None => "none".into(),
+        Time::None => "none on the network".into(),
         Time::Limited(time, limit) => format!("{} at the limit of {}", about(time), rate(limit as f64)),
         Time::Remembered(time, of) => format!("{} at {}, as the last runs were", about(time), rate(of as f64)),
         Time::Unknown => "unknown: no run with this host has moved enough yet".into(),
