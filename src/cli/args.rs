@@ -11,6 +11,9 @@ use super::commands::{
 use super::config::{Common, Flags};
 use super::exit::Left;
 
+/// The command that has commands of its own.
+const PLAN: &str = "plan";
+
 const AFTER_HELP: &str = "\
 `layerpull IMAGE…` is `layerpull pull IMAGE…`. A first word with a colon,
 a slash or an at sign is always an image.
@@ -155,21 +158,30 @@ impl Command {
 /// looks like an image, belongs to `pull`; flags may stand before it.
 pub fn arrange(words: Vec<OsString>) -> Arranged {
     let clap = Cli::command();
-    let commands = command_names(&clap);
     let flags = Valued::of(&clap);
+    let arranged = arrange_behind(1, words, &flags, &command_names(&clap));
+    match clap.find_subcommand(PLAN).filter(|_| arranged.words.get(1).is_some_and(|word| word == PLAN)) {
+        // A pull need not be named there, either.
+        Some(plan) => arrange_behind(2, arranged.words, &flags, &command_names(plan)),
+        None => arranged,
+    }
+}
+
+/// Brings the command among the words from number `start` to their beginning.
+fn arrange_behind(start: usize, words: Vec<OsString>, flags: &Valued, commands: &[String]) -> Arranged {
     let mut arranged = words;
-    match first_word(arranged.get(1..).unwrap_or_default(), &flags) {
-        Some(First::Word(at)) if is_command(&arranged[at + 1], &commands) => {
-            arranged[1..=at + 1].rotate_right(1);
+    match first_word(arranged.get(start..).unwrap_or_default(), flags) {
+        Some(First::Word(at)) if is_command(&arranged[at + start], commands) => {
+            arranged[start..=at + start].rotate_right(1);
             Arranged { words: arranged, guess: None }
         }
         Some(First::Word(at)) => {
-            let guess = arranged[at + 1].to_str().map(str::to_owned);
-            arranged.insert(1, "pull".into());
+            let guess = arranged[at + start].to_str().map(str::to_owned);
+            arranged.insert(start, "pull".into());
             Arranged { words: arranged, guess }
         }
         Some(First::AfterDashes) => {
-            arranged.insert(1, "pull".into());
+            arranged.insert(start, "pull".into());
             Arranged { words: arranged, guess: None }
         }
         None => Arranged { words: arranged, guess: None },
@@ -275,6 +287,16 @@ mod tests {
         assert_eq!(arranged("pull pull"), "pull pull");
         assert_eq!(arranged("help tags"), "help tags");
         assert_eq!(arranged("completion bash"), "completion bash");
+    }
+
+    #[test]
+    fn an_image_alone_is_planned_to_be_pulled() {
+        assert_eq!(arranged("plan mysql:8"), "plan pull mysql:8");
+        assert_eq!(arranged("plan --exit-code -j 4 mysql:8"), "plan pull --exit-code -j 4 mysql:8");
+        assert_eq!(arranged("--store /s plan --dry-run push x"), "plan push --store /s --dry-run x");
+        assert_eq!(arranged("plan cp a b"), "plan cp a b");
+        assert_eq!(arranged("plan --help"), "plan --help");
+        assert_eq!(arranged("pull plan"), "pull plan");
     }
 
     #[test]

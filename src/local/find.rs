@@ -10,6 +10,9 @@ use crate::content::file::{Folder, layout_version, read_configuration};
 /// Snapshotters of buildkit, each of which has a store of its own.
 const SNAPSHOTTERS: [&str; 3] = ["overlayfs", "native", "fuse-overlayfs"];
 
+/// How another store of ours is called.
+const OTHER_STORE: &str = "another store";
+
 /// What of this machine is looked at.
 #[derive(Debug, Clone)]
 pub struct Surroundings {
@@ -92,10 +95,10 @@ fn buildkit(name: &'static str, root: &Path) -> Vec<(&'static str, PathBuf)> {
     SNAPSHOTTERS.map(|snapshotter| (name, root.join(format!("runc-{snapshotter}/content")))).into()
 }
 
-/// A layout that is there, by its path.
+/// A store of ours that is there.
 fn layout(path: &Path) -> Option<Local> {
     layout_version(path).ok().filter(|version| version.starts_with("1."))?;
-    Some(Local { folder: Folder::open(path).ok()? })
+    Some(Local { folder: Folder::open(path).ok()?.named(OTHER_STORE) })
 }
 
 #[cfg(test)]
@@ -168,7 +171,6 @@ mod tests {
         store(dir.path(), "var/lib/layerpull");
         assert!(found(dir.path()).is_empty());
         std::fs::write(dir.path().join("var/lib/layerpull/oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#).unwrap();
-        let path = dir.path().join("var/lib/layerpull").display().to_string();
-        assert_eq!(found(dir.path()), [(path, PathBuf::from("var/lib/layerpull"))]);
+        assert_eq!(found(dir.path()), [(OTHER_STORE.to_owned(), PathBuf::from("var/lib/layerpull"))]);
     }
 }

@@ -92,6 +92,8 @@ impl Run<'_> {
             // Nothing was planned to travel, and what does is counted when it comes.
             Way::Copy(_) => return,
             Way::Mount(_) => Cause::MountRefused,
+            // A registry that does not know an open upload any more.
+            _ if plan.sink.repository().is_some() => Cause::SessionLost,
             Way::There | Way::Network => Cause::Spoiled,
         };
         self.report.brought += planned.saturating_sub(left);

@@ -31,6 +31,8 @@ pub(super) struct Stream {
     is_broken: AtomicBool,
     /// Everything before this was sent once.
     reached: AtomicU64,
+    /// The place found other bytes than those of the digest: what is sent again is so for that.
+    is_spoiled: AtomicBool,
     /// Ends it between two pieces.
     pub(super) stop: CancellationToken,
 }
@@ -75,6 +77,7 @@ impl Stream {
             stall,
             is_broken: AtomicBool::new(false),
             reached: AtomicU64::new(resumed),
+            is_spoiled: AtomicBool::new(false),
             stop: CancellationToken::new(),
         }
     }
@@ -171,11 +174,13 @@ impl Stream {
     /// What was sent before and is wanted once more travels in vain.
     fn count_again(&self, from: u64) {
         let again = self.reached.swap(from, Ordering::Relaxed).saturating_sub(from);
+        let is_spoiled = self.is_spoiled.swap(false, Ordering::Relaxed);
         if again > 0 {
-            self.traffic.lose(Cause::SessionLost, again);
+            let cause = if is_spoiled { Cause::Spoiled } else { Cause::SessionLost };
+            self.traffic.lose(cause, again);
             let blob = self.descriptor.digest.clone();
             self.events.on(&Event::Discarded { blob: blob.clone(), count: again });
-            self.events.on(&Event::Lost { blob, count: again, cause: Cause::SessionLost });
+            self.events.on(&Event::Lost { blob, count: again, cause });
         }
     }
 
@@ -189,6 +194,9 @@ impl Stream {
 
     fn broken(&self, error: Error) -> Streamed {
         self.is_broken.store(true, Ordering::Relaxed);
+        if matches!(error, Error::Verification { .. }) {
+            self.is_spoiled.store(true, Ordering::Relaxed);
+        }
         Streamed::Sink(error)
     }
 

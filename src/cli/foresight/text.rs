@@ -1,5 +1,7 @@
 //! A plan for people: a block for each image, and the sums below.
 
+use std::time::Duration;
+
 use super::forecast::{Forecast, Heading, Leg, Time};
 use super::{Foresight, Listed};
 use crate::cli::output::{duration, escape, percent, rate, size, table};
@@ -121,10 +123,14 @@ fn moved(leg: &Leg) -> String {
 }
 
 fn time(forecast: &Forecast) -> String {
+    let about = |time: Duration| match time < Duration::from_millis(100) {
+        true => "less than 0.1 s".into(),
+        false => format!("about {}", duration(time)),
+    };
     match forecast.time {
-        Time::None => "none".into(),
-        Time::Limited(time, limit) => format!("{} at the limit of {}", duration(time), rate(limit as f64)),
-        Time::Remembered(time, of) => format!("about {} at {}, as the last runs were", duration(time), rate(of as f64)),
+        Time::None => "none on the network".into(),
+        Time::Limited(time, limit) => format!("{} at the limit of {}", about(time), rate(limit as f64)),
+        Time::Remembered(time, of) => format!("{} at {}, as the last runs were", about(time), rate(of as f64)),
         Time::Unknown => "unknown: no run with this host has moved enough yet".into(),
     }
 }

@@ -332,6 +332,18 @@ mod tests {
     }
 
     #[test]
+    fn bytes_of_this_machine_are_told_by_their_place_and_are_no_traffic() {
+        let reused = Event::Reused { blob: digest("a"), place: "containerd".into() };
+        let local = Event::Bytes { blob: digest("a"), count: 60, provenance: Provenance::Local };
+        let cause = Event::Lost { blob: digest("a"), count: 40, cause: Cause::LocalSpoiled };
+        let plan = planned(&[("a", 100, Holding::Missing)]);
+        let seen = snapshot(&[plan, started("a", 0), reused, local, bytes("a", 40), cause]);
+        assert_eq!((seen.done, seen.network, seen.local), (100, 40, 60));
+        assert_eq!(seen.places, BTreeMap::from([("containerd".into(), 60)]));
+        assert_eq!(seen.lost, BTreeMap::from([(Cause::LocalSpoiled, 40)]));
+    }
+
+    #[test]
     fn what_another_process_brought_counts_as_held() {
         let plan = planned(&[("a", 100, Holding::Missing), ("b", 50, Holding::Missing)]);
         let seen =
