@@ -3,13 +3,15 @@
 //! - `rate`: rates and amounts as text; `timetable`: rates by the time of day and week.
 //! - [`Limiter`]: what holds now, and who may move bytes next; `clock`: the time that it books on; `shared`: the same
 //!   for several processes.
-//! - [`Metered`]: a connection whose bytes are counted where they enter and leave the system.
+//! - [`Metered`]: a connection whose bytes are counted where they enter and leave the system; `socket`: what the system
+//!   knows of it.
 //! - [`Budget`]: how many bytes a run may move.
 
 mod budget;
 mod clock;
 pub mod rate;
 mod shared;
+pub mod socket;
 mod stream;
 mod timetable;
 
@@ -30,9 +32,6 @@ use shared::Shared;
 pub use stream::Metered;
 pub use timetable::Timetable;
 
-/// What a byte of a connection costs on the wire, in hundredths: headers of Ethernet, IP and TCP around segments of
-/// 1448 bytes, of which a few are not full.
-const ON_THE_WIRE: u64 = 104;
 /// A connection pays for its bytes in pieces of this time, but of no fewer and no more bytes than these.
 const PIECES_A_SECOND: u64 = 50;
 const LEAST_PIECE: u64 = 2048;
@@ -42,7 +41,7 @@ const LARGEST_PIECE: u64 = 256 * 1024;
 const RATE_A_CONNECTION: u64 = 256 * 1000;
 const FEWEST_CONNECTIONS: u64 = 2;
 /// What a connection may have in a buffer of the system, as a part of a second at the limit.
-const BUFFERED: u64 = 4;
+const BUFFERED: u64 = 8;
 /// Buffers in bytes: less than the least is no use to TCP; above the largest the system chooses, as it does for low
 /// limits and connections that are known to be long.
 const LEAST_BUFFER: u64 = 8 * 1024;
@@ -157,7 +156,7 @@ impl Limiter {
         self.rate(direction).map_or(LARGEST_PIECE, piece)
     }
 
-    /// Waits until so many bytes may have moved. Cancelled, they may count once more.
+    /// Waits until so many bytes on the wire may have moved. Cancelled, they may count once more.
     async fn pay(&self, direction: Direction, bytes: u64) {
         let Some(limits) = &self.0 else { return };
         let _turn = limits.turns[direction as usize].lock().await;
@@ -200,7 +199,7 @@ impl Limits {
         let rates = self.rates();
         let rate = if direction == Direction::Down { rates.down } else { rates.up };
         let Some(rate) = rate else { return Duration::ZERO };
-        let cost = u128::from(bytes) * u128::from(ON_THE_WIRE) * 10_000_000 / u128::from(rate.bytes());
+        let cost = u128::from(bytes) * 1_000_000_000 / u128::from(rate.bytes());
         let (began, at) = self.began;
         let elapsed = u64::try_from(at.elapsed().as_nanos()).unwrap_or(u64::MAX / 2);
         let cost = u64::try_from(cost).unwrap_or(u64::MAX / 8);

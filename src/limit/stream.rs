@@ -11,12 +11,21 @@ use tokio::time::{Sleep, sleep};
 
 use super::{Direction, Limiter};
 
+/// What a byte of a connection costs on the wire, in hundredths: headers of Ethernet, IP and TCP around segments of
+/// 1448 bytes, of which a few are not full.
+const ON_THE_WIRE: u64 = 104;
+/// A connection never owes more pieces than this: a second's worth.
+const MOST_OWED: u64 = super::PIECES_A_SECOND;
+
 /// A connection that pays for its bytes after each piece, before it moves the next one. What it does not read stays
 /// with the system, whose buffer is small, and so with the sender. One that rests owes less than one piece.
 ///
 /// It also tells a server that sends nothing from a limit that lets nothing through, which nobody above can.
 pub struct Metered<T> {
     inner: T,
+    arrived: fn(&T) -> Option<u64>,
+    /// What had arrived when it was last looked at.
+    counted: u64,
     limiter: Limiter,
     down: Account,
     up: Account,
@@ -25,7 +34,7 @@ pub struct Metered<T> {
     silence: Option<Pin<Box<Sleep>>>,
 }
 
-/// What a connection owes in one direction.
+/// What a connection owes in one direction, in bytes on the wire.
 struct Account {
     direction: Direction,
     owed: u64,
@@ -33,11 +42,23 @@ struct Account {
 }
 
 impl<T> Metered<T> {
-    /// Counts the bytes of `inner`. Reading fails with [`io::ErrorKind::TimedOut`] when nothing comes for `stall`.
-    pub fn new(inner: T, limiter: Limiter, stall: Option<Duration>) -> Metered<T> {
+    /// Counts the bytes of `inner`. `arrived` tells how many came over the wire so far: a buffer of the system fills
+    /// without anybody reading. Reading fails with [`io::ErrorKind::TimedOut`] when nothing comes for `stall`.
+    pub fn new(inner: T, arrived: fn(&T) -> Option<u64>, limiter: Limiter, stall: Option<Duration>) -> Metered<T> {
         let account = |direction| Account { direction, owed: 0, paying: None };
         let (down, up) = (account(Direction::Down), account(Direction::Up));
-        Metered { inner, limiter, down, up, stall, silence: None }
+        Metered { inner, arrived, counted: 0, limiter, down, up, stall, silence: None }
+    }
+
+    /// Owes for what arrived since the last time, or for what was read where nobody knows.
+    fn count(&mut self, read: usize) {
+        match (self.arrived)(&self.inner) {
+            Some(arrived) => {
+                self.down.owed += arrived.saturating_sub(self.counted);
+                self.counted = arrived;
+            }
+            None => self.down.owe(read),
+        }
     }
 
     /// Waits for the other side, but not for ever.
@@ -52,12 +73,11 @@ impl Account {
     /// Pays what is owed when that is a piece. Gives how many bytes may move now, at least one.
     fn settle(&mut self, limiter: &Limiter, cx: &mut Context<'_>) -> Poll<usize> {
         let piece = limiter.piece(self.direction);
-        // A limit that came down makes no debt of what was free.
-        self.owed = self.owed.min(piece);
-        if self.owed == piece {
-            let (limiter, direction) = (limiter.clone(), self.direction);
-            let paying =
-                self.paying.get_or_insert_with(|| Box::pin(async move { limiter.pay(direction, piece).await }));
+        if self.owed >= piece {
+            // A limit that came down makes no debt of what was free.
+            let (owed, direction) = (self.owed.min(piece * MOST_OWED), self.direction);
+            let limiter = limiter.clone();
+            let paying = self.paying.get_or_insert_with(|| Box::pin(async move { limiter.pay(direction, owed).await }));
             ready!(paying.as_mut().poll(cx));
             self.paying = None;
             self.owed = 0;
@@ -65,8 +85,9 @@ impl Account {
         Poll::Ready(usize::try_from(piece - self.owed).unwrap_or(usize::MAX))
     }
 
+    /// Owes for a load of so many bytes, and for the headers around them.
     fn owe(&mut self, bytes: usize) {
-        self.owed += bytes as u64;
+        self.owed += bytes as u64 * ON_THE_WIRE / 100;
     }
 }
 
@@ -82,7 +103,9 @@ impl<T: AsyncRead + Unpin> AsyncRead for Metered<T> {
         let Poll::Ready(read) = Pin::new(&mut this.inner).poll_read(cx, &mut part) else { return this.listen(cx) };
         let count = part.filled().len();
         buffer.advance(count);
-        this.down.owe(count);
+        if count > 0 {
+            this.count(count);
+        }
         this.silence = None;
         Poll::Ready(read)
     }
@@ -110,6 +133,7 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Metered<T> {
 
 impl<T> Drop for Metered<T> {
     fn drop(&mut self) {
+        self.count(0);
         for account in [&self.down, &self.up] {
             self.limiter.charge(account.direction, account.owed);
         }
