@@ -1,5 +1,6 @@
 //! What the system knows of a connection (tcp(7), `TCP_INFO`).
 
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd as _};
 use std::time::Duration;
 
@@ -9,14 +10,18 @@ const HEADERS: u64 = 66;
 const KNOWN: usize = 160;
 
 /// What the system has counted and measured.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Observed {
+    /// The other side.
+    pub peer: Option<IpAddr>,
     /// Bytes that came over the wire, headers counted.
     pub arrived: u64,
     /// The way there and back as the receiver sees it; `None` while it does not know.
     pub receiving: Option<Duration>,
     /// The same as the sender sees it.
     pub sending: Option<Duration>,
+    /// Packets that came out of their order or had to be sent again: others were lost before them.
+    pub lost: u64,
 }
 
 /// Asks the system about a TCP connection; `None` where it does not tell.
@@ -26,7 +31,8 @@ pub fn observe(socket: &impl AsFd) -> Option<Observed> {
     // SAFETY: the descriptor is borrowed and open, the buffer is as long as stated, and bytes have no invalid values.
     let result =
         unsafe { libc::getsockopt(fd, libc::IPPROTO_TCP, libc::TCP_INFO, bytes.as_mut_ptr().cast(), &raw mut length) };
-    (result == 0 && length as usize >= KNOWN).then(|| read(&bytes))
+    let peer = rustix::net::getpeername(socket).ok().and_then(|peer| peer.map(SocketAddr::try_from)?.ok());
+    (result == 0 && length as usize >= KNOWN).then(|| Observed { peer: peer.map(|peer| peer.ip()), ..read(&bytes) })
 }
 
 /// Picks out of `struct tcp_info` (linux/tcp.h) what is of use here.
@@ -39,6 +45,9 @@ fn read(bytes: &[u8; 256]) -> Observed {
         arrived: u64::from_ne_bytes(received).saturating_add(u64::from(four(140)) * HEADERS),
         receiving: time(92),
         sending: time(68),
+        // The first is not known to systems before 5.4.
+        lost: u64::from(four(224)) + u64::from(four(100)),
+        peer: None,
     }
 }
 

@@ -5,10 +5,12 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use futures::future::BoxFuture;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::task::JoinHandle;
 use tokio::time::{Sleep, sleep};
 
+use super::background::Seen;
+use super::socket::Observed;
 use super::{Direction, Limiter};
 
 /// What a byte of a connection costs on the wire, in hundredths: headers of Ethernet, IP and TCP around segments of
@@ -23,9 +25,9 @@ const MOST_OWED: u64 = super::PIECES_A_SECOND;
 /// It also tells a server that sends nothing from a limit that lets nothing through, which nobody above can.
 pub struct Metered<T> {
     inner: T,
-    arrived: fn(&T) -> Option<u64>,
-    /// What had arrived when it was last looked at.
-    counted: u64,
+    observe: fn(&T) -> Option<Observed>,
+    /// What was seen when it was last looked at.
+    last: Observed,
     limiter: Limiter,
     down: Account,
     up: Account,
@@ -38,27 +40,36 @@ pub struct Metered<T> {
 struct Account {
     direction: Direction,
     owed: u64,
-    paying: Option<BoxFuture<'static, ()>>,
+    /// A task of its own: whoever has the turn must not wait for somebody to read on.
+    paying: Option<JoinHandle<()>>,
 }
 
 impl<T> Metered<T> {
-    /// Counts the bytes of `inner`. `arrived` tells how many came over the wire so far: a buffer of the system fills
+    /// Counts the bytes of `inner`. `observe` tells how many came over the wire so far: a buffer of the system fills
     /// without anybody reading. Reading fails with [`io::ErrorKind::TimedOut`] when nothing comes for `stall`.
-    pub fn new(inner: T, arrived: fn(&T) -> Option<u64>, limiter: Limiter, stall: Option<Duration>) -> Metered<T> {
+    pub fn new(inner: T, observe: fn(&T) -> Option<Observed>, limiter: Limiter, stall: Option<Duration>) -> Metered<T> {
         let account = |direction| Account { direction, owed: 0, paying: None };
         let (down, up) = (account(Direction::Down), account(Direction::Up));
-        Metered { inner, arrived, counted: 0, limiter, down, up, stall, silence: None }
+        Metered { inner, observe, last: Observed::default(), limiter, down, up, stall, silence: None }
     }
 
     /// Owes for what arrived since the last time, or for what was read where nobody knows.
     fn count(&mut self, read: usize) {
-        match (self.arrived)(&self.inner) {
-            Some(arrived) => {
-                self.down.owed += arrived.saturating_sub(self.counted);
-                self.counted = arrived;
+        match (self.observe)(&self.inner) {
+            Some(observed) => {
+                let moved = observed.arrived.saturating_sub(self.last.arrived);
+                self.down.owed += moved;
+                self.tell(Direction::Down, observed, moved);
             }
             None => self.down.owe(read),
         }
+    }
+
+    /// Tells how the way looks to whoever steps back for others.
+    fn tell(&mut self, direction: Direction, observed: Observed, moved: u64) {
+        let lost = observed.lost.saturating_sub(self.last.lost);
+        self.last = observed;
+        self.limiter.learn(direction, &Seen { observed, moved, lost });
     }
 
     /// Waits for the other side, but not for ever.
@@ -73,16 +84,18 @@ impl Account {
     /// Pays what is owed when that is a piece. Gives how many bytes may move now, at least one.
     fn settle(&mut self, limiter: &Limiter, cx: &mut Context<'_>) -> Poll<usize> {
         let piece = limiter.piece(self.direction);
-        if self.owed >= piece {
+        if self.owed >= piece && self.paying.is_none() {
             // A limit that came down makes no debt of what was free.
-            let (owed, direction) = (self.owed.min(piece * MOST_OWED), self.direction);
-            let limiter = limiter.clone();
-            let paying = self.paying.get_or_insert_with(|| Box::pin(async move { limiter.pay(direction, owed).await }));
-            ready!(paying.as_mut().poll(cx));
-            self.paying = None;
+            let (limiter, owed, direction) = (limiter.clone(), self.owed.min(piece * MOST_OWED), self.direction);
             self.owed = 0;
+            self.paying = Some(tokio::spawn(async move { limiter.pay(direction, owed).await }));
         }
-        Poll::Ready(usize::try_from(piece - self.owed).unwrap_or(usize::MAX))
+        if let Some(paying) = &mut self.paying {
+            // It cannot fail, but for a runtime that ends.
+            let _ = ready!(Pin::new(paying).poll(cx));
+            self.paying = None;
+        }
+        Poll::Ready(usize::try_from(piece.saturating_sub(self.owed).max(1)).unwrap_or(usize::MAX))
     }
 
     /// Owes for a load of so many bytes, and for the headers around them.
@@ -119,6 +132,12 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Metered<T> {
         let room = ready!(this.up.settle(&this.limiter, cx)).min(bytes.len());
         let written = ready!(Pin::new(&mut this.inner).poll_write(cx, &bytes[..room]))?;
         this.up.owe(written);
+        if this.limiter.steps_back()
+            && let Some(observed) = (this.observe)(&this.inner)
+        {
+            let arrived = this.last.arrived;
+            this.tell(Direction::Up, Observed { arrived, ..observed }, written as u64);
+        }
         Poll::Ready(Ok(written))
     }
 

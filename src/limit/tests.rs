@@ -6,7 +6,7 @@ use tokio::task::JoinSet;
 use super::*;
 
 fn limiter(text: &str) -> Limiter {
-    Limiter::new(Timetable::parse(text).unwrap())
+    Limiter::new(Timetable::parse(text).unwrap(), Precedence::Equal)
 }
 
 /// A connection whose other side sends without end and as fast as it may.
@@ -84,7 +84,8 @@ async fn what_is_sent_has_a_limit_of_its_own() {
 #[tokio::test(start_paused = true)]
 async fn processes_that_share_a_file_keep_to_one_limit_and_take_turns() {
     let folder = tempfile::tempdir().unwrap();
-    let open = || Limiter::shared(Timetable::parse("50k").unwrap(), &folder.path().join("limit")).unwrap();
+    let open =
+        || Limiter::shared(Timetable::parse("50k").unwrap(), Precedence::Equal, &folder.path().join("limit")).unwrap();
     let time = Duration::from_secs(30);
     // One of them has more connections than the others.
     let (one, two, three) = (open(), open(), open());
@@ -111,7 +112,7 @@ async fn a_timetable_changes_while_bytes_move() {
         began.checked_add(jiff::SignedDuration::try_from(elapsed).unwrap()).unwrap()
     }
     let table = Timetable::parse("00:00,50k 12:00,1M 12:00:10,off").unwrap();
-    let limiter = Limiter::on(table, Box::new(Own::default()), today);
+    let limiter = Limiter::on(table, Precedence::Equal, Box::new(Own::default()), today);
     let slow = counted(&limiter, Duration::from_secs(10)).await;
     assert!(deviation(slow, 50_000.0, Duration::from_secs(10)) < 0.05, "{slow}");
     let fast = counted(&limiter, Duration::from_secs(10)).await;

@@ -87,6 +87,7 @@ const FROM: Key = key("from");
 const PROGRESS: Key = key("progress");
 const BWLIMIT: Key = key("bwlimit");
 const LIMIT_FILE: Key = key("limit-file");
+const BACKGROUND: Key = key("background");
 const MAX_TRANSFER: Key = key("max-transfer");
 const MAX_BYTES: Key = key("max-bytes");
 const INSECURE: Key = key("insecure");
@@ -97,7 +98,7 @@ const AUTHFILE: Key = Key { foreign: Some("REGISTRY_AUTH_FILE"), ..key("authfile
 const CREDS: Key = Key { place: Place::NotInFile, ..key("creds") };
 const LISTEN: Key = key("listen");
 
-const KEYS: [&Key; 19] = [
+const KEYS: [&Key; 20] = [
     &STORE,
     &PLATFORM,
     &JOBS,
@@ -108,6 +109,7 @@ const KEYS: [&Key; 19] = [
     &PROGRESS,
     &BWLIMIT,
     &LIMIT_FILE,
+    &BACKGROUND,
     &MAX_TRANSFER,
     &MAX_BYTES,
     &INSECURE,
@@ -148,6 +150,8 @@ pub struct Settings {
     pub bwlimit: Setting<Timetable>,
     /// The file through which processes share one limit.
     pub limit_file: Setting<PathBuf>,
+    /// Whether other traffic goes first.
+    pub background: Setting<bool>,
     /// Bytes of blobs after which a run stops.
     pub max_transfer: Setting<Option<u64>>,
     /// Bytes of blobs that a plan may want moved.
@@ -188,6 +192,7 @@ impl Settings {
         Ok(Settings {
             bwlimit: from.one(&BWLIMIT, transfer.bwlimit, Timetable::parse)?.or(Timetable::always(Rates::OFF)),
             limit_file: from.one(&LIMIT_FILE, transfer.limit_file, values::path)?.or(limit::file_of(&store.value)),
+            background: from.one(&BACKGROUND, transfer.background.then_some(true), values::switch)?.or(false),
             limiter: Limiter::none(),
             budget: Budget::new(max_transfer.value, max_bytes.value),
             max_transfer,
@@ -237,6 +242,7 @@ impl Settings {
             row(&PROGRESS, &self.progress, self.progress.value.to_string()),
             row(&BWLIMIT, &self.bwlimit, self.bwlimit.value.to_string()),
             row(&LIMIT_FILE, &self.limit_file, self.limit_file.value.display().to_string()),
+            row(&BACKGROUND, &self.background, self.background.value.to_string()),
             row(&MAX_TRANSFER, &self.max_transfer, show_amount(self.max_transfer.value)),
             row(&MAX_BYTES, &self.max_bytes, show_amount(self.max_bytes.value)),
             row(&INSECURE, &self.insecure, show_insecure(&self.insecure.value)),
