@@ -3,13 +3,17 @@
 //! - `rate`: rates and amounts as text; `timetable`: rates by the time of day and week.
 //! - [`Limiter`]: what holds now, and who may move bytes next; `clock`: the time that it books on; `shared`: the same
 //!   for several processes.
-//! - [`Metered`]: a connection whose bytes are counted where they enter and leave the system.
+//! - [`Metered`]: a connection whose bytes are counted where they enter and leave the system; `socket`: what the system
+//!   knows of it.
+//! - `background`: stepping back for others.
 //! - [`Budget`]: how many bytes a run may move.
 
+mod background;
 mod budget;
 mod clock;
 pub mod rate;
 mod shared;
+pub mod socket;
 mod stream;
 mod timetable;
 
@@ -22,6 +26,7 @@ use std::time::Duration;
 use jiff::Zoned;
 use tokio::time::{Instant, sleep};
 
+use background::{Background, Seen};
 pub use budget::Budget;
 pub use clock::Direction;
 use clock::{Clock, Own};
@@ -30,9 +35,6 @@ use shared::Shared;
 pub use stream::Metered;
 pub use timetable::Timetable;
 
-/// What a byte of a connection costs on the wire, in hundredths: headers of Ethernet, IP and TCP around segments of
-/// 1448 bytes, of which a few are not full.
-const ON_THE_WIRE: u64 = 104;
 /// A connection pays for its bytes in pieces of this time, but of no fewer and no more bytes than these.
 const PIECES_A_SECOND: u64 = 50;
 const LEAST_PIECE: u64 = 2048;
@@ -42,15 +44,28 @@ const LARGEST_PIECE: u64 = 256 * 1024;
 const RATE_A_CONNECTION: u64 = 256 * 1000;
 const FEWEST_CONNECTIONS: u64 = 2;
 /// What a connection may have in a buffer of the system, as a part of a second at the limit.
-const BUFFERED: u64 = 4;
+const BUFFERED: u64 = 8;
 /// Buffers in bytes: less than the least is no use to TCP; above the largest the system chooses, as it does for low
 /// limits and connections that are known to be long.
 const LEAST_BUFFER: u64 = 8 * 1024;
 const LARGEST_BUFFER: u64 = 200 * 1024;
+/// Connections and their buffers where others go first: the fewer, the sooner we have stepped back.
+const CONNECTIONS_BEHIND: usize = 4;
+const BUFFER_BEHIND: usize = 128 * 1024;
 /// How much more patience there is above the connection, which knows whether it waits for the limit or for the server.
 const PATIENCE: u32 = 8;
 /// How often a timetable is looked at.
 const LOOK: Duration = Duration::from_secs(1);
+
+/// Who goes first where the way is too narrow for all.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Precedence {
+    /// Nobody: TCP shares as it does.
+    #[default]
+    Equal,
+    /// Others.
+    Others,
+}
 
 /// Bounds what all connections of a process move, or those of all processes that share a file. A cheap clone of one
 /// state.
@@ -59,6 +74,7 @@ pub struct Limiter(Option<Arc<Limits>>);
 
 struct Limits {
     timetable: Timetable,
+    background: Option<Background>,
     today: fn() -> Zoned,
     clock: Box<dyn Clock>,
     /// One connection of the process at a time books and waits, in the order in which they came: so processes take
@@ -82,20 +98,20 @@ impl Limiter {
     }
 
     /// Limits this process.
-    pub fn new(timetable: Timetable) -> Limiter {
-        Limiter::on(timetable, Box::new(Own::default()), Zoned::now)
+    pub fn new(timetable: Timetable, precedence: Precedence) -> Limiter {
+        Limiter::on(timetable, precedence, Box::new(Own::default()), Zoned::now)
     }
 
     /// Limits all processes together that name the same file.
     ///
     /// # Errors
     /// When the file cannot be opened or made, or holds something else.
-    pub fn shared(timetable: Timetable, file: &Path) -> io::Result<Limiter> {
-        Ok(Limiter::on(timetable, Box::new(Shared::open(file)?), Zoned::now))
+    pub fn shared(timetable: Timetable, precedence: Precedence, file: &Path) -> io::Result<Limiter> {
+        Ok(Limiter::on(timetable, precedence, Box::new(Shared::open(file)?), Zoned::now))
     }
 
-    fn on(timetable: Timetable, clock: Box<dyn Clock>, today: fn() -> Zoned) -> Limiter {
-        if timetable.is_off() {
+    fn on(timetable: Timetable, precedence: Precedence, clock: Box<dyn Clock>, today: fn() -> Zoned) -> Limiter {
+        if timetable.is_off() && precedence == Precedence::Equal {
             return Limiter::none();
         }
         let current = Current { rates: timetable.at(&today()), until: None };
@@ -103,6 +119,7 @@ impl Limiter {
         let began = Duration::new(monotonic.tv_sec.unsigned_abs(), u32::try_from(monotonic.tv_nsec).unwrap_or(0));
         Limiter(Some(Arc::new(Limits {
             timetable,
+            background: (precedence == Precedence::Others).then(Background::default),
             today,
             clock,
             turns: Default::default(),
@@ -116,28 +133,37 @@ impl Limiter {
         self.0.is_some()
     }
 
-    /// What holds now.
-    pub fn rates(&self) -> Rates {
-        self.0.as_ref().map_or(Rates::OFF, |limits| limits.rates())
-    }
-
     /// What holds now in one direction.
     pub fn rate(&self, direction: Direction) -> Option<Rate> {
-        let rates = self.rates();
-        match direction {
-            Direction::Down => rates.down,
-            Direction::Up => rates.up,
+        self.0.as_ref()?.rate(direction)
+    }
+
+    /// Whether others go first.
+    fn steps_back(&self) -> bool {
+        self.0.as_ref().is_some_and(|limits| limits.background.is_some())
+    }
+
+    /// Takes in what a connection saw of its way.
+    fn learn(&self, direction: Direction, seen: &Seen) {
+        if let Some(background) = self.0.as_ref().and_then(|limits| limits.background.as_ref()) {
+            background.learn(direction, seen);
         }
     }
 
     /// How many connections can be useful now in one direction.
     pub fn connections(&self, direction: Direction) -> usize {
+        if self.steps_back() {
+            return CONNECTIONS_BEHIND;
+        }
         let most = |rate: Rate| (rate.bytes() / RATE_A_CONNECTION).max(FEWEST_CONNECTIONS);
         self.rate(direction).map_or(usize::MAX, |rate| usize::try_from(most(rate)).unwrap_or(usize::MAX))
     }
 
     /// What a buffer of the system may hold of one connection, in bytes; `None` where the system shall choose.
     pub fn buffer(&self, direction: Direction) -> Option<usize> {
+        if self.steps_back() {
+            return Some(BUFFER_BEHIND);
+        }
         let rate = self.rate(direction)?;
         let each = rate.bytes() / (rate.bytes() / RATE_A_CONNECTION).max(FEWEST_CONNECTIONS) / BUFFERED;
         let size =
@@ -157,7 +183,7 @@ impl Limiter {
         self.rate(direction).map_or(LARGEST_PIECE, piece)
     }
 
-    /// Waits until so many bytes may have moved. Cancelled, they may count once more.
+    /// Waits until so many bytes on the wire may have moved. Cancelled, they may count once more.
     async fn pay(&self, direction: Direction, bytes: u64) {
         let Some(limits) = &self.0 else { return };
         let _turn = limits.turns[direction as usize].lock().await;
@@ -185,6 +211,13 @@ impl fmt::Debug for Limiter {
 }
 
 impl Limits {
+    fn rate(&self, direction: Direction) -> Option<Rate> {
+        let rates = self.rates();
+        let limit = if direction == Direction::Down { rates.down } else { rates.up };
+        let left = self.background.as_ref().map(|background| background.rate(direction));
+        limit.into_iter().chain(left).min()
+    }
+
     fn rates(&self) -> Rates {
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
         if self.timetable.changes() {
@@ -197,10 +230,8 @@ impl Limits {
     }
 
     fn book(&self, direction: Direction, bytes: u64) -> Duration {
-        let rates = self.rates();
-        let rate = if direction == Direction::Down { rates.down } else { rates.up };
-        let Some(rate) = rate else { return Duration::ZERO };
-        let cost = u128::from(bytes) * u128::from(ON_THE_WIRE) * 10_000_000 / u128::from(rate.bytes());
+        let Some(rate) = self.rate(direction) else { return Duration::ZERO };
+        let cost = u128::from(bytes) * 1_000_000_000 / u128::from(rate.bytes());
         let (began, at) = self.began;
         let elapsed = u64::try_from(at.elapsed().as_nanos()).unwrap_or(u64::MAX / 2);
         let cost = u64::try_from(cost).unwrap_or(u64::MAX / 8);

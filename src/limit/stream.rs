@@ -5,11 +5,19 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use futures::future::BoxFuture;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::task::JoinHandle;
 use tokio::time::{Sleep, sleep};
 
+use super::background::Seen;
+use super::socket::Observed;
 use super::{Direction, Limiter};
+
+/// What a byte of a connection costs on the wire, in hundredths: headers of Ethernet, IP and TCP around segments of
+/// 1448 bytes, of which a few are not full.
+const ON_THE_WIRE: u64 = 104;
+/// A connection never owes more pieces than this: a second's worth.
+const MOST_OWED: u64 = super::PIECES_A_SECOND;
 
 /// A connection that pays for its bytes after each piece, before it moves the next one. What it does not read stays
 /// with the system, whose buffer is small, and so with the sender. One that rests owes less than one piece.
@@ -17,6 +25,9 @@ use super::{Direction, Limiter};
 /// It also tells a server that sends nothing from a limit that lets nothing through, which nobody above can.
 pub struct Metered<T> {
     inner: T,
+    observe: fn(&T) -> Option<Observed>,
+    /// What was seen when it was last looked at.
+    last: Observed,
     limiter: Limiter,
     down: Account,
     up: Account,
@@ -25,19 +36,40 @@ pub struct Metered<T> {
     silence: Option<Pin<Box<Sleep>>>,
 }
 
-/// What a connection owes in one direction.
+/// What a connection owes in one direction, in bytes on the wire.
 struct Account {
     direction: Direction,
     owed: u64,
-    paying: Option<BoxFuture<'static, ()>>,
+    /// A task of its own: whoever has the turn must not wait for somebody to read on.
+    paying: Option<JoinHandle<()>>,
 }
 
 impl<T> Metered<T> {
-    /// Counts the bytes of `inner`. Reading fails with [`io::ErrorKind::TimedOut`] when nothing comes for `stall`.
-    pub fn new(inner: T, limiter: Limiter, stall: Option<Duration>) -> Metered<T> {
+    /// Counts the bytes of `inner`. `observe` tells how many came over the wire so far: a buffer of the system fills
+    /// without anybody reading. Reading fails with [`io::ErrorKind::TimedOut`] when nothing comes for `stall`.
+    pub fn new(inner: T, observe: fn(&T) -> Option<Observed>, limiter: Limiter, stall: Option<Duration>) -> Metered<T> {
         let account = |direction| Account { direction, owed: 0, paying: None };
         let (down, up) = (account(Direction::Down), account(Direction::Up));
-        Metered { inner, limiter, down, up, stall, silence: None }
+        Metered { inner, observe, last: Observed::default(), limiter, down, up, stall, silence: None }
+    }
+
+    /// Owes for what arrived since the last time, or for what was read where nobody knows.
+    fn count(&mut self, read: usize) {
+        match (self.observe)(&self.inner) {
+            Some(observed) => {
+                let moved = observed.arrived.saturating_sub(self.last.arrived);
+                self.down.owed += moved;
+                self.tell(Direction::Down, observed, moved);
+            }
+            None => self.down.owe(read),
+        }
+    }
+
+    /// Tells how the way looks to whoever steps back for others.
+    fn tell(&mut self, direction: Direction, observed: Observed, moved: u64) {
+        let lost = observed.lost.saturating_sub(self.last.lost);
+        self.last = observed;
+        self.limiter.learn(direction, &Seen { observed, moved, lost });
     }
 
     /// Waits for the other side, but not for ever.
@@ -52,21 +84,23 @@ impl Account {
     /// Pays what is owed when that is a piece. Gives how many bytes may move now, at least one.
     fn settle(&mut self, limiter: &Limiter, cx: &mut Context<'_>) -> Poll<usize> {
         let piece = limiter.piece(self.direction);
-        // A limit that came down makes no debt of what was free.
-        self.owed = self.owed.min(piece);
-        if self.owed == piece {
-            let (limiter, direction) = (limiter.clone(), self.direction);
-            let paying =
-                self.paying.get_or_insert_with(|| Box::pin(async move { limiter.pay(direction, piece).await }));
-            ready!(paying.as_mut().poll(cx));
-            self.paying = None;
+        if self.owed >= piece && self.paying.is_none() {
+            // A limit that came down makes no debt of what was free.
+            let (limiter, owed, direction) = (limiter.clone(), self.owed.min(piece * MOST_OWED), self.direction);
             self.owed = 0;
+            self.paying = Some(tokio::spawn(async move { limiter.pay(direction, owed).await }));
         }
-        Poll::Ready(usize::try_from(piece - self.owed).unwrap_or(usize::MAX))
+        if let Some(paying) = &mut self.paying {
+            // It cannot fail, but for a runtime that ends.
+            let _ = ready!(Pin::new(paying).poll(cx));
+            self.paying = None;
+        }
+        Poll::Ready(usize::try_from(piece.saturating_sub(self.owed).max(1)).unwrap_or(usize::MAX))
     }
 
+    /// Owes for a load of so many bytes, and for the headers around them.
     fn owe(&mut self, bytes: usize) {
-        self.owed += bytes as u64;
+        self.owed += bytes as u64 * ON_THE_WIRE / 100;
     }
 }
 
@@ -82,7 +116,9 @@ impl<T: AsyncRead + Unpin> AsyncRead for Metered<T> {
         let Poll::Ready(read) = Pin::new(&mut this.inner).poll_read(cx, &mut part) else { return this.listen(cx) };
         let count = part.filled().len();
         buffer.advance(count);
-        this.down.owe(count);
+        if count > 0 {
+            this.count(count);
+        }
         this.silence = None;
         Poll::Ready(read)
     }
@@ -96,6 +132,12 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Metered<T> {
         let room = ready!(this.up.settle(&this.limiter, cx)).min(bytes.len());
         let written = ready!(Pin::new(&mut this.inner).poll_write(cx, &bytes[..room]))?;
         this.up.owe(written);
+        if this.limiter.steps_back()
+            && let Some(observed) = (this.observe)(&this.inner)
+        {
+            let arrived = this.last.arrived;
+            this.tell(Direction::Up, Observed { arrived, ..observed }, written as u64);
+        }
         Poll::Ready(Ok(written))
     }
 
@@ -110,6 +152,7 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Metered<T> {
 
 impl<T> Drop for Metered<T> {
     fn drop(&mut self) {
+        self.count(0);
         for account in [&self.down, &self.up] {
             self.limiter.charge(account.direction, account.owed);
         }

@@ -6,7 +6,7 @@ use tokio::task::JoinSet;
 use super::*;
 
 fn limiter(text: &str) -> Limiter {
-    Limiter::new(Timetable::parse(text).unwrap())
+    Limiter::new(Timetable::parse(text).unwrap(), Precedence::Equal)
 }
 
 /// A connection whose other side sends without end and as fast as it may.
@@ -17,7 +17,7 @@ fn flood() -> DuplexStream {
 }
 
 async fn read(limiter: &Limiter, count: usize) -> usize {
-    let mut stream = Metered::new(flood(), limiter.clone(), None);
+    let mut stream = Metered::new(flood(), |_| None, limiter.clone(), None);
     let (mut buffer, mut total) = (vec![0; 64 * 1024], 0);
     while total < count {
         total += stream.read(&mut buffer).await.unwrap();
@@ -54,7 +54,7 @@ async fn connections_share_fairly() {
 }
 
 async fn counted(limiter: &Limiter, time: Duration) -> usize {
-    let mut stream = Metered::new(flood(), limiter.clone(), None);
+    let mut stream = Metered::new(flood(), |_| None, limiter.clone(), None);
     let (mut buffer, mut total, end) = (vec![0; 64 * 1024], 0, Instant::now() + time);
     while let Ok(count) = tokio::time::timeout_at(end, stream.read(&mut buffer)).await {
         total += count.unwrap();
@@ -72,7 +72,7 @@ async fn what_is_sent_has_a_limit_of_its_own() {
         all.len()
     });
     let began = Instant::now();
-    let mut stream = Metered::new(near, limiter.clone(), None);
+    let mut stream = Metered::new(near, |_| None, limiter.clone(), None);
     stream.write_all(&vec![7; 500_000]).await.unwrap();
     drop(stream);
     assert!(deviation(drain.await.unwrap(), 50_000.0, began.elapsed()) < 0.02);
@@ -84,7 +84,8 @@ async fn what_is_sent_has_a_limit_of_its_own() {
 #[tokio::test(start_paused = true)]
 async fn processes_that_share_a_file_keep_to_one_limit_and_take_turns() {
     let folder = tempfile::tempdir().unwrap();
-    let open = || Limiter::shared(Timetable::parse("50k").unwrap(), &folder.path().join("limit")).unwrap();
+    let open =
+        || Limiter::shared(Timetable::parse("50k").unwrap(), Precedence::Equal, &folder.path().join("limit")).unwrap();
     let time = Duration::from_secs(30);
     // One of them has more connections than the others.
     let (one, two, three) = (open(), open(), open());
@@ -111,7 +112,7 @@ async fn a_timetable_changes_while_bytes_move() {
         began.checked_add(jiff::SignedDuration::try_from(elapsed).unwrap()).unwrap()
     }
     let table = Timetable::parse("00:00,50k 12:00,1M 12:00:10,off").unwrap();
-    let limiter = Limiter::on(table, Box::new(Own::default()), today);
+    let limiter = Limiter::on(table, Precedence::Equal, Box::new(Own::default()), today);
     let slow = counted(&limiter, Duration::from_secs(10)).await;
     assert!(deviation(slow, 50_000.0, Duration::from_secs(10)) < 0.05, "{slow}");
     let fast = counted(&limiter, Duration::from_secs(10)).await;
@@ -135,7 +136,7 @@ async fn a_rest_is_not_made_up_for() {
 async fn waiting_for_the_limit_is_no_silence() {
     let limiter = limiter("10k");
     let other = counted(&limiter, Duration::from_secs(60));
-    let mut stream = Metered::new(flood(), limiter.clone(), Some(Duration::from_millis(100)));
+    let mut stream = Metered::new(flood(), |_| None, limiter.clone(), Some(Duration::from_millis(100)));
     let mut buffer = vec![0; 16 * 1024];
     let (_, read) = tokio::join!(other, async { stream.read_exact(&mut buffer).await });
     assert!(read.is_ok(), "{read:?}");
@@ -144,7 +145,7 @@ async fn waiting_for_the_limit_is_no_silence() {
 #[tokio::test(start_paused = true)]
 async fn a_silent_server_is_told_from_the_limit() {
     let (near, _far) = duplex(1024);
-    let mut stream = Metered::new(near, limiter("1M"), Some(Duration::from_secs(20)));
+    let mut stream = Metered::new(near, |_| None, limiter("1M"), Some(Duration::from_secs(20)));
     let began = Instant::now();
     let error = stream.read(&mut [0; 10]).await.unwrap_err();
     assert_eq!((error.kind(), began.elapsed().as_secs()), (io::ErrorKind::TimedOut, 20));
@@ -157,7 +158,7 @@ fn a_low_limit_means_few_connections_and_small_buffers() {
         (limiter.connections(Direction::Down), limiter.buffer(Direction::Down))
     };
     assert_eq!(of("50k"), (2, Some(8192)));
-    assert_eq!(of("1M"), (3, Some(83_333)));
+    assert_eq!(of("1M"), (3, Some(41_666)));
     assert_eq!(of("20M"), (78, None));
     assert_eq!(limiter("up:1M").connections(Direction::Down), usize::MAX);
     assert!(!limiter("off").is_set());

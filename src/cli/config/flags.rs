@@ -95,6 +95,9 @@ pub struct TransferFlags {
     /// File that processes share which share one limit [default: one in the store]
     #[arg(long, value_name = "FILE")]
     pub limit_file: Option<PathBuf>,
+    /// Step back for other traffic: take less while packets wait on the way
+    #[arg(long)]
+    pub background: bool,
     /// Stop when so many bytes of blobs have moved, such as 5G; the next run goes on
     #[arg(long, value_name = "SIZE", value_parser = rate::amount)]
     pub max_transfer: Option<u64>,

@@ -4,7 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::Settings;
-use crate::limit::Limiter;
+use crate::limit::{Limiter, Precedence};
 
 /// The file in a store through which those share a limit who use that store.
 pub(super) fn file_of(store: &Path) -> PathBuf {
@@ -18,12 +18,13 @@ impl Settings {
     /// Why it is not shared with other processes; for this one it holds.
     pub fn limit(&mut self) -> io::Result<()> {
         let timetable = &self.bwlimit.value;
-        if timetable.is_off() {
+        let precedence = if self.background.value { Precedence::Others } else { Precedence::Equal };
+        if timetable.is_off() && !self.background.value {
             return Ok(());
         }
-        self.limiter = Limiter::new(timetable.clone());
+        self.limiter = Limiter::new(timetable.clone(), precedence);
         self.make_room()?;
-        self.limiter = Limiter::shared(timetable.clone(), &self.limit_file.value)?;
+        self.limiter = Limiter::shared(timetable.clone(), precedence, &self.limit_file.value)?;
         Ok(())
     }
 

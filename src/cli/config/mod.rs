@@ -106,6 +106,7 @@ const HOST_ROOT: Key = key("host-root");
 const PROGRESS: Key = key("progress");
 const BWLIMIT: Key = key("bwlimit");
 const LIMIT_FILE: Key = key("limit-file");
+const BACKGROUND: Key = key("background");
 const MAX_TRANSFER: Key = key("max-transfer");
 const MAX_BYTES: Key = key("max-bytes");
 const INSECURE: Key = key("insecure");
@@ -119,7 +120,7 @@ const SYSTEM_CONFIG: Key = key("system-config");
 const HOSTS_DIR: Key = key("hosts-dir");
 const LISTEN: Key = key("listen");
 
-const KEYS: [&Key; 24] = [
+const KEYS: [&Key; 25] = [
     &STORE,
     &PLATFORM,
     &JOBS,
@@ -132,6 +133,7 @@ const KEYS: [&Key; 24] = [
     &PROGRESS,
     &BWLIMIT,
     &LIMIT_FILE,
+    &BACKGROUND,
     &MAX_TRANSFER,
     &MAX_BYTES,
     &INSECURE,
@@ -179,6 +181,8 @@ pub struct Settings {
     pub bwlimit: Setting<Timetable>,
     /// The file through which processes share one limit.
     pub limit_file: Setting<PathBuf>,
+    /// Whether other traffic goes first.
+    pub background: Setting<bool>,
     /// Bytes of blobs after which a run stops.
     pub max_transfer: Setting<Option<u64>>,
     /// Bytes of blobs that a plan may want moved.
@@ -229,6 +233,7 @@ impl Settings {
         Ok(Settings {
             bwlimit: from.one(&BWLIMIT, transfer.bwlimit, Timetable::parse)?.or(Timetable::always(Rates::OFF)),
             limit_file: from.one(&LIMIT_FILE, transfer.limit_file, values::path)?.or(limit::file_of(&store.value)),
+            background: from.one(&BACKGROUND, transfer.background.then_some(true), values::switch)?.or(false),
             limiter: Limiter::none(),
             budget: Budget::new(max_transfer.value, max_bytes.value),
             max_transfer,
@@ -298,6 +303,7 @@ impl Settings {
             row(&PROGRESS, &self.progress, self.progress.value.to_string()),
             row(&BWLIMIT, &self.bwlimit, self.bwlimit.value.to_string()),
             row(&LIMIT_FILE, &self.limit_file, self.limit_file.value.display().to_string()),
+            row(&BACKGROUND, &self.background, self.background.value.to_string()),
             row(&MAX_TRANSFER, &self.max_transfer, show_amount(self.max_transfer.value)),
             row(&MAX_BYTES, &self.max_bytes, show_amount(self.max_bytes.value)),
             row(&INSECURE, &self.insecure, show_insecure(&self.insecure.value)),

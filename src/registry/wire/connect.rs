@@ -13,6 +13,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tower_service::Service;
 
+use crate::limit::socket::observe;
 use crate::limit::{Direction, Limiter, Metered};
 
 type Cause = Box<dyn std::error::Error + Send + Sync>;
@@ -63,7 +64,8 @@ impl Service<Uri> for Direct {
         let connecting = self.tcp.call(host);
         let (limiter, stall, is_proxy) = (self.limiter.clone(), self.stall, self.is_proxy);
         Box::pin(async move {
-            let metered = Metered::new(connecting.await?.into_inner(), limiter, stall);
+            let tcp = connecting.await?.into_inner();
+            let metered = Metered::new(tcp, |tcp| observe(tcp), limiter, stall);
             Ok(TokioIo::new(Socket { metered, is_proxy }))
         })
     }
