@@ -7,3 +7,4 @@ mod hostile;
 mod import;
 mod kill;
 mod scene;
+mod scripts;
