@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::results::{self, Pulled};
-use crate::content::Source;
+use crate::content::{Sink, Source};
 use crate::error::{Error, Result};
 use crate::oci::Descriptor;
 use crate::transfer::{Job, Report, Transfer};
@@ -70,8 +70,17 @@ async fn moved(transfer: &Transfer, jobs: Vec<Job>) -> Result<(Vec<Pulled>, Repo
     let sizes = results::sizes(&plan);
     let root = |image: &crate::transfer::ImagePlan| (image.target.to_string(), image.root.descriptor.clone());
     let roots = plan.images.iter().map(root).collect();
+    // What became of the images comes in the order of the plan, those first that could be planned.
+    let places: Vec<_> = plan.images.iter().map(|image| place(image.sink.as_ref())).collect();
     let report = transfer.run(plan).await?;
-    Ok((results::pulled(&report, &sizes), report, roots))
+    let mut pulled = results::pulled(&report, &sizes);
+    pulled.iter_mut().zip(places).for_each(|(image, place)| image.place = place);
+    Ok((pulled, report, roots))
+}
+
+/// What a place that is no registry goes by.
+fn place(sink: &dyn Sink) -> Option<String> {
+    sink.repository().is_none().then(|| sink.place())
 }
 
 fn has_arrived(pulled: &[Pulled], name: &str) -> bool {

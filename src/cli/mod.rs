@@ -2,7 +2,7 @@
 //!
 //! - `args`: which words are commands, which are images.
 //! - `config`: flags, environment, file and defaults, each value with its origin.
-//! - `place`: from names to registries and the store.
+//! - `place`: from names to registries and the store; `transport`: to the other places that images are copied between.
 //! - `commands`: one file a command.
 //! - `progress`: what happens, shown.
 //! - `output`, `exit`: results, errors and exit codes.
@@ -26,6 +26,7 @@ mod repair;
 mod results;
 mod signals;
 mod template;
+mod transport;
 
 use std::ffi::OsString;
 use std::future::Future;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::output::{duration, json_line, percent, rate, size};
+use super::output::{duration, escape, json_line, percent, rate, size};
 use super::progress::causes;
 use crate::error::Error;
 use crate::oci::{Digest, Reference};
@@ -34,6 +34,8 @@ pub struct Size {
 pub struct Pulled {
     /// Its full name.
     pub name: Reference,
+    /// Where it went, in skopeo's syntax, if that is no registry.
+    pub place: Option<String>,
     /// What it points to, or why it is not here.
     pub result: Result<Digest, Arc<Error>>,
     /// What was done for it.
@@ -70,12 +72,39 @@ pub fn sizes(plan: &Plan) -> BTreeMap<String, Size> {
 pub fn pulled(report: &Report, sizes: &BTreeMap<String, Size>) -> Vec<Pulled> {
     let image = |outcome: &crate::transfer::Outcome| Pulled {
         name: outcome.name.clone(),
+        place: None,
         result: outcome.result.clone(),
         done: if outcome.up_to_date { Done::Nothing } else { Done::Moved },
         size: sizes.get(&outcome.name.to_string()).copied().unwrap_or_default(),
         referrers: None,
     };
     report.images.iter().map(image).collect()
+}
+
+impl Pulled {
+    /// The name as it is shown: whole, or short as docker does.
+    fn title(&self, length: Length) -> String {
+        match (&self.place, length) {
+            (Some(place), _) => escape(place),
+            (None, Length::Whole) => self.name.to_string(),
+            (None, Length::Short) => self.name.familiar(),
+        }
+    }
+
+    /// The full name with its digest.
+    fn pinned(&self, digest: &Digest) -> String {
+        match self.name.digest() {
+            Some(_) if self.place.is_none() => self.title(Length::Whole),
+            _ => format!("{}@{digest}", self.title(Length::Whole)),
+        }
+    }
+}
+
+/// How much of a name is shown.
+#[derive(Debug, Clone, Copy)]
+enum Length {
+    Whole,
+    Short,
 }
 
 /// The end as docker writes it for a pull: digest, status, full name.
@@ -89,20 +118,15 @@ pub fn text(pulled: &[Pulled], direction: Direction) -> String {
             (Done::Moved, Direction::There) => "Sent newer image for",
         };
         let referrers = image.referrers.map_or_else(String::new, |count| format!("Referrers: {count}\n"));
-        Some(format!("Digest: {digest}\n{referrers}Status: {status} {}\n{}\n", image.name.familiar(), image.name))
+        let (short, whole) = (image.title(Length::Short), image.title(Length::Whole));
+        Some(format!("Digest: {digest}\n{referrers}Status: {status} {short}\n{whole}\n"))
     };
     pulled.iter().filter_map(image).collect()
 }
 
 /// One line an image: its full name, pinned.
 pub fn quiet(pulled: &[Pulled]) -> String {
-    let line = |image: &Pulled| {
-        let digest = image.result.as_ref().ok()?;
-        Some(match image.name.digest() {
-            Some(_) => format!("{}\n", image.name),
-            None => format!("{}@{digest}\n", image.name),
-        })
-    };
+    let line = |image: &Pulled| Some(image.pinned(image.result.as_ref().ok()?) + "\n");
     pulled.iter().filter_map(line).collect()
 }
 
@@ -173,7 +197,7 @@ fn object(image: &Pulled, report: &Report, direction: Direction) -> Object {
         (Ok(_), Done::Moved) => "downloaded",
     };
     Object {
-        reference: image.name.to_string(),
+        reference: image.place.clone().unwrap_or_else(|| image.name.to_string()),
         digest: image.result.as_ref().ok().map(Digest::to_string),
         status,
         size: image.size.whole,
@@ -227,7 +251,14 @@ mod tests {
             Ok(()) => Ok(Digest::of(b"")),
             Err(why) => Err(Arc::new(Error::Limit(why.into()))),
         };
-        Pulled { name: name.parse().unwrap(), result, done, size: Size { whole: 100, missing: 40 }, referrers: None }
+        Pulled {
+            name: name.parse().unwrap(),
+            place: None,
+            result,
+            done,
+            size: Size { whole: 100, missing: 40 },
+            referrers: None,
+        }
     }
 
     #[test]

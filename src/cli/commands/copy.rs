@@ -1,27 +1,27 @@
-//! `layerpull copy`: an image from one registry to another, with no disk between.
+//! `layerpull copy`: an image from one place to another, between registries with no disk between.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use crate::cli::Context;
 use crate::cli::attached::{self, Along};
 use crate::cli::config::{RegistryFlags, TransferFlags, values};
 use crate::cli::ending::OutputFlags;
-use crate::cli::place::{self, Side, with_local};
+use crate::cli::place::{self, Side};
 use crate::cli::progress::Progress;
 use crate::cli::results::{Direction, Pulled};
+use crate::cli::transport::{self, Reading, Spot, Writing};
 use crate::error::Result;
-use crate::oci::{Platform, Reference};
+use crate::oci::Platform;
 use crate::registry::Credential;
 use crate::transfer::{Job, Platforms, Report};
 
 /// From where to where.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Image to copy
+    /// Image to copy: a name at a registry, or oci:DIR[:NAME] for a layout
     #[arg(value_name = "SRC")]
     source: String,
-    /// Name that it gets
+    /// Name that it gets, or oci:DIR[:NAME]
     #[arg(value_name = "DST")]
     target: String,
     /// Platform to copy of an index, as OS/ARCH[/VARIANT] (repeatable): of one its manifest, of several a new index
@@ -105,34 +105,39 @@ impl SideFlags {
 /// # Errors
 /// Those of the image; `Interrupted`.
 pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
-    let names = (context.reference(&args.source)?, context.reference(&args.target)?);
+    let ends = (Spot::parse(&args.source)?, Spot::parse(&args.target)?);
     let digests = args.output.digests()?;
     let progress = Progress::start(args.output.mode(context));
-    let ended = copy(&args, names, context, &progress).await;
+    let ended = copy(&args, ends, context, &progress).await;
     progress.finish();
     args.output.conclude(context, Direction::There, ended?, digests)
 }
 
 async fn copy(
     args: &Args,
-    (name, target): (Reference, Reference),
+    (from, to): (Spot, Spot),
     context: &Context,
     progress: &Progress,
 ) -> Result<(Vec<Pulled>, Report)> {
     let events = progress.events();
-    let from = place::registry_of(&context.settings, &args.sides.source(), events.clone());
-    let to = place::registry_of(&context.settings, &args.sides.target(), events.clone());
-    let source = with_local(Arc::new(from.repository(&name)?), &context.settings)?;
-    let there = Arc::new(to.repository_to_write(&target));
+    let registry = place::registry_of(&context.settings, &args.sides.source(), events.clone());
+    let reading = Reading::open(&from, &registry, context, events.clone()).await?;
+    let far = place::registry_of(&context.settings, &args.sides.target(), events.clone());
+    let writing = Writing::open(&to, &far, context, events.clone()).await?;
     let platforms = match args.platform.is_empty() {
         true => Platforms::All,
         false => Platforms::Only(args.platform.clone()),
     };
     let transfer = context.transfer(events);
-    let job = Job { name, target, source, sink: there.clone(), platforms };
+    let (name, target) = transport::names(&from, &to);
+    let job = Job { name, target, source: reading.source.clone(), sink: writing.sink.clone(), platforms };
     if !args.referrers {
         return attached::alone(&transfer, vec![job]).await;
     }
-    let tags = transfer.persist(&job.name.name(), || from.tags(&job.name)).await?;
+    let there = writing.listing()?;
+    let tags = match from.is_registry() {
+        true => transfer.persist(&job.name.name(), || registry.tags(&job.name)).await?,
+        false => Vec::new(),
+    };
     attached::along(&transfer, &[Along { job, there, tags }]).await
 }

@@ -6,19 +6,23 @@ use crate::cli::Context;
 use crate::cli::attached::{self, Along};
 use crate::cli::config::{RegistryFlags, TransferFlags};
 use crate::cli::ending::OutputFlags;
-use crate::cli::place::{self, registry};
+use crate::cli::place;
 use crate::cli::progress::Progress;
 use crate::cli::results::{Direction, Pulled};
+use crate::cli::transport::{self, Reading, Spot, Writing};
 use crate::content::Source;
 use crate::error::{Error, Result};
+use crate::event::Events;
 use crate::oci::{Platform, Reference};
-use crate::store::Store;
+use crate::registry::Registry;
+use crate::store::{Shared, Store};
 use crate::transfer::{Job, Platforms, Report};
 
 /// Which images, and where to.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Names to push to. Of several the first only names the image of the store: SRC IMAGE…
+    /// Names to push to, or oci:DIR[:NAME]. Of several the first only names the image of the store, or of a layout: SRC
+    /// IMAGE…
     #[arg(required = true, value_name = "IMAGE")]
     images: Vec<String>,
     /// Platform to push of an index, as OS/ARCH[/VARIANT] (repeatable): of one its manifest, of several a new index
@@ -54,26 +58,71 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
 
 async fn push(args: &Args, context: &Context, progress: &Progress) -> Result<(Vec<Pulled>, Report)> {
     let events = progress.events();
-    let registry = registry(&context.settings, events.clone());
-    let store = place::store(context, events.clone())?;
-    let _shared = store.share().await?;
-    let source: Arc<dyn Source> = Arc::new(store.clone());
+    let registry = place::registry(&context.settings, events.clone());
+    let from = From::open(args, &registry, context, events.clone()).await?;
     let targets = if args.images.len() > 1 { &args.images[1..] } else { &args.images[..] };
-    let name = context.reference(&args.images[0])?;
-    let platforms = held(&store, &name, &args.platform).await?;
-    let tags = if args.referrers { place::tags_in(&store, &name).await? } else { Vec::new() };
-    let mut pushed = Vec::new();
+    let (mut pushed, mut open) = (Vec::new(), Vec::new());
     for text in targets {
-        let target = context.reference(text)?;
-        let there = Arc::new(registry.repository_to_write(&target));
-        let (name, source, platforms) = (name.clone(), Arc::clone(&source), platforms.clone());
-        let job = Job { name, target, source, sink: there.clone(), platforms };
-        pushed.push(Along { job, there, tags: tags.clone() });
+        let to = Spot::parse(text)?;
+        let writing = Writing::open(&to, &registry, context, events.clone()).await?;
+        let (name, target) = transport::names(&from.spot, &to);
+        let (source, platforms) = (Arc::clone(&from.source), from.platforms.clone());
+        pushed.push(Job { name, target, source, sink: writing.sink.clone(), platforms });
+        open.push(writing);
     }
     let transfer = context.transfer(events);
-    match args.referrers {
-        true => attached::along(&transfer, &pushed).await,
-        false => attached::alone(&transfer, pushed.into_iter().map(|pushed| pushed.job).collect()).await,
+    if !args.referrers {
+        return attached::alone(&transfer, pushed).await;
+    }
+    let along = pushed.into_iter().zip(&open);
+    let along = along.map(|(job, to)| Ok(Along { job, there: to.listing()?, tags: from.tags.clone() }));
+    attached::along(&transfer, &along.collect::<Result<Vec<_>>>()?).await
+}
+
+/// What is pushed.
+struct From {
+    spot: Spot,
+    source: Arc<dyn Source>,
+    platforms: Platforms,
+    /// The tags beside it, where referrers are wanted.
+    tags: Vec<String>,
+    /// Nothing is collected meanwhile.
+    _held: Held,
+}
+
+/// What keeps the place as it is.
+enum Held {
+    Store { _shared: Shared },
+    Other { _reading: Reading },
+}
+
+impl From {
+    async fn open(args: &Args, registry: &Registry, context: &Context, events: Events) -> Result<From> {
+        let text = &args.images[0];
+        match Spot::parse(text)? {
+            Spot::Registry(name) => From::store(args, name, context, events).await,
+            _ if args.images.len() == 1 => {
+                Err(Error::Usage(format!("{text}: say where it goes, too: layerpull push {text} REGISTRY/NAME")))
+            }
+            spot => {
+                let reading = Reading::open(&spot, registry, context, events).await?;
+                let platforms = match args.platform.as_slice() {
+                    [] => Platforms::All,
+                    wanted => Platforms::Only(wanted.to_vec()),
+                };
+                let source = reading.source.clone();
+                Ok(From { spot, source, platforms, tags: Vec::new(), _held: Held::Other { _reading: reading } })
+            }
+        }
+    }
+
+    async fn store(args: &Args, name: Reference, context: &Context, events: Events) -> Result<From> {
+        let store = place::store(context, events)?;
+        let shared = store.share().await?;
+        let platforms = held(&store, &name, &args.platform).await?;
+        let tags = if args.referrers { place::tags_in(&store, &name).await? } else { Vec::new() };
+        let source = Arc::new(store);
+        Ok(From { spot: Spot::Registry(name), source, platforms, tags, _held: Held::Store { _shared: shared } })
     }
 }
 
