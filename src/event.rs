@@ -139,6 +139,8 @@ pub enum Cause {
     Overlap,
     /// An upload session was lost.
     SessionLost,
+    /// An engine had lost a layer that it was asked about a moment before, and got everything.
+    LayerGone,
 }
 
 /// How a blob got to its place.

@@ -8,6 +8,7 @@
 //! - [`transfer`]: makes a plan and executes it: blobs and ranges in parallel, resumed, verified.
 //! - [`registry`]: a registry as source and sink: requests, tokens, credentials, uploads.
 //! - [`store`]: an OCI image layout on disk as source and sink.
+//! - [`engines`]: container engines on this machine: what they have, and loading what they lack.
 //! - [`local`]: other image layouts on this machine, as origins of blobs.
 //! - [`sync`]: files that name many images to mirror, what they select, and what `--delete` may remove.
 //! - [`state`]: hints between runs: open uploads, repositories that hold a blob.
@@ -18,6 +19,7 @@
 
 pub mod cli;
 pub mod content;
+pub mod engines;
 pub mod error;
 pub mod event;
 pub mod local;

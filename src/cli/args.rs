@@ -5,8 +5,8 @@ use std::ffi::{OsStr, OsString};
 use clap::{Command as Clap, CommandFactory as _, Parser, Subcommand};
 
 use super::commands::{
-    catalog, completions, config, copy, delete, digest, gc, images, inspect, layers, login, logout, man, manifest,
-    pull, push, rm, serve, sync, tag, tags, verify, version,
+    catalog, completions, config, copy, delete, digest, gc, images, inspect, layers, load, login, logout, man,
+    manifest, pull, push, rm, serve, sync, tag, tags, verify, version,
 };
 use super::config::{Common, Flags};
 use super::exit::Left;
@@ -44,6 +44,8 @@ pub enum Command {
     Copy(copy::Args),
     /// Mirror the images that a file names
     Sync(sync::Args),
+    /// Load images of the store into docker, podman or containerd
+    Load(load::Args),
     /// List the images of the store
     #[command(visible_alias = "ls")]
     Images(images::Args),
@@ -101,6 +103,7 @@ impl Cli {
             Command::Push(args) => Flags { registry: args.registry.clone(), transfer: args.transfer.clone(), ..flags },
             Command::Copy(args) => Flags { registry: args.registry.clone(), transfer: args.transfer.clone(), ..flags },
             Command::Sync(args) => Flags { registry: args.registry.clone(), transfer: args.transfer.clone(), ..flags },
+            Command::Load(args) => Flags { platform: args.platform.clone().into_iter().collect(), ..flags },
             Command::Inspect(args) => args.image.flags(flags),
             Command::Manifest(args) => args.image.flags(flags),
             Command::Digest(args) => args.image.flags(flags),

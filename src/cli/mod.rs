@@ -2,6 +2,7 @@
 //!
 //! - `args`: which words are commands, which are images.
 //! - `config`: flags, environment, file and defaults, each value with its origin.
+//! - `engine`: from the store into docker, podman, containerd.
 //! - `place`: from names to registries and the store; `transport`: to the other places that images are copied between.
 //! - `commands`: one file a command.
 //! - `progress`: what happens, shown.
@@ -14,6 +15,7 @@ mod config;
 mod digestfile;
 mod draw;
 mod ending;
+mod engine;
 mod exit;
 mod foresight;
 mod image;
@@ -141,6 +143,7 @@ async fn dispatch(command: Command, context: &Context) -> anyhow::Result<()> {
         Command::Push(args) => push::run(args, context).await,
         Command::Copy(args) => copy::run(args, context).await,
         Command::Sync(args) => sync::run(args, context).await,
+        Command::Load(args) => load::run(args, context).await,
         Command::Images(args) => context.until_cancelled(images::run(args, context)).await,
         Command::Inspect(args) => context.until_cancelled(inspect::run(args, context)).await,
         Command::Manifest(args) => context.until_cancelled(manifest::run(args, context)).await,

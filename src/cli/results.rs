@@ -16,8 +16,10 @@ use crate::transfer::{Plan, Report};
 pub enum Direction {
     /// Into the store.
     Here,
-    /// To a registry.
+    /// To a registry, or another place.
     There,
+    /// Into an engine.
+    Engine,
 }
 
 /// The blobs of an image, in bytes.
@@ -116,6 +118,7 @@ pub fn text(pulled: &[Pulled], direction: Direction) -> String {
             (Done::Kept, _) => "Image is kept as it was for",
             (Done::Moved, Direction::Here) => "Downloaded newer image for",
             (Done::Moved, Direction::There) => "Sent newer image for",
+            (Done::Moved, Direction::Engine) => "Loaded image",
         };
         let referrers = image.referrers.map_or_else(String::new, |count| format!("Referrers: {count}\n"));
         let (short, whole) = (image.title(Length::Short), image.title(Length::Whole));
@@ -194,6 +197,7 @@ fn object(image: &Pulled, report: &Report, direction: Direction) -> Object {
         (Ok(_), Done::Nothing) => "up-to-date",
         (Ok(_), Done::Kept) => "kept",
         (Ok(_), Done::Moved) if direction == Direction::There => "sent",
+        (Ok(_), Done::Moved) if direction == Direction::Engine => "loaded",
         (Ok(_), Done::Moved) => "downloaded",
     };
     Object {

@@ -10,6 +10,7 @@ pub mod gc;
 pub mod images;
 pub mod inspect;
 pub mod layers;
+pub mod load;
 pub mod login;
 pub mod logout;
 pub mod man;

@@ -141,6 +141,7 @@ fn cause_name(cause: Cause) -> &'static str {
         Cause::MountRefused => "mount-refused",
         Cause::Overlap => "overlap",
         Cause::SessionLost => "session-lost",
+        Cause::LayerGone => "layer-gone",
     }
 }
 
