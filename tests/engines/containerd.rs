@@ -1,7 +1,7 @@
 //! containerd, by `ctr`.
 
 use support::engines::Containerd;
-use support::images::{Blob, Format, Image};
+use support::images::{Blob, Image};
 
 use crate::scene::{Counted, FRAME, HTTPD, NGINX, Scene, took};
 
@@ -40,7 +40,7 @@ fn containerd_gets_the_blobs_that_its_namespace_lacks_and_everything_when_it_los
 fn containerd_takes_another_platform_and_an_image_of_dockers_types() {
     let (containerd, scene) = (Containerd::start(), Scene::new());
     let foreign = Image::build().platform("linux/s390x").layer(Blob::file_of_noise(8, 50_000)).finish();
-    let docker = Image::build().format(Format::Docker).layer(Blob::file_of_noise(9, 50_000)).finish();
+    let docker = Image::build().docker().layer(Blob::file_of_noise(9, 50_000)).finish();
     foreign.write_layout(&scene.store(), "h.example/a:1");
     docker.write_layout(&scene.store(), "h.example/b:1");
     for (name, image) in [("h.example/a:1", &foreign), ("h.example/b:1", &docker)] {

@@ -1,6 +1,6 @@
 //! podman, by its command.
 
-use support::images::{Blob, Format, Image};
+use support::images::{Blob, Image};
 use support::peers::Podman;
 
 use crate::scene::{Counted, FRAME, HTTPD, NGINX, Scene, took};
@@ -41,7 +41,7 @@ fn podman_gets_the_layers_that_it_lacks_and_everything_when_it_lost_one() {
 #[test]
 fn podman_takes_an_image_of_dockers_types_and_one_without_a_tag() {
     let (podman, scene) = (Podman::new(), Scene::new());
-    let image = Image::build().format(Format::Docker).layer(Blob::file_of_noise(9, 50_000)).finish();
+    let image = Image::build().docker().layer(Blob::file_of_noise(9, 50_000)).finish();
     image.write_layout(&scene.store(), "h.example/a:1");
     let pinned = format!("h.example/b@{}", scene.nginx.digest());
     scene.nginx.write_layout(&scene.store(), &pinned);
