@@ -8,6 +8,7 @@
 //! - [`transfer`]: makes a plan and executes it: blobs and ranges in parallel, resumed, verified.
 //! - [`registry`]: a registry as source and sink: requests, tokens, credentials, uploads.
 //! - [`store`]: an OCI image layout on disk as source and sink.
+//! - [`archive`]: images in one file or folder, for places without a network.
 //! - [`engines`]: container engines on this machine: what they have, and loading what they lack.
 //! - [`local`]: other image layouts on this machine, as origins of blobs.
 //! - [`sync`]: files that name many images to mirror, what they select, and what `--delete` may remove.
@@ -17,6 +18,7 @@
 //! - [`cli`]: the commands.
 #![warn(missing_docs)]
 
+pub mod archive;
 pub mod cli;
 pub mod content;
 pub mod engines;

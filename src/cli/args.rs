@@ -5,8 +5,8 @@ use std::ffi::{OsStr, OsString};
 use clap::{Command as Clap, CommandFactory as _, Parser, Subcommand};
 
 use super::commands::{
-    catalog, completions, config, copy, delete, digest, gc, images, inspect, layers, load, login, logout, man,
-    manifest, pull, push, rm, serve, sync, tag, tags, verify, version,
+    catalog, completions, config, copy, delete, digest, export, gc, images, import, inspect, inventory, layers, load,
+    login, logout, man, manifest, pull, push, rm, serve, sync, tag, tags, verify, version,
 };
 use super::config::{Common, Flags};
 use super::exit::Left;
@@ -44,8 +44,15 @@ pub enum Command {
     Copy(copy::Args),
     /// Mirror the images that a file names
     Sync(sync::Args),
-    /// Load images of the store into docker, podman or containerd
+    /// Write images into an archive, for places without a network
+    #[command(visible_alias = "save")]
+    Export(export::Args),
+    /// Bring the images of archives into the store
+    Import(import::Args),
+    /// Load images of the store into docker, podman or containerd, or an archive into the store
     Load(load::Args),
+    /// List what the store or an engine has, for exports that leave it out
+    Inventory(inventory::Args),
     /// List the images of the store
     #[command(visible_alias = "ls")]
     Images(images::Args),
@@ -103,7 +110,17 @@ impl Cli {
             Command::Push(args) => Flags { registry: args.registry.clone(), transfer: args.transfer.clone(), ..flags },
             Command::Copy(args) => Flags { registry: args.registry.clone(), transfer: args.transfer.clone(), ..flags },
             Command::Sync(args) => Flags { registry: args.registry.clone(), transfer: args.transfer.clone(), ..flags },
-            Command::Load(args) => Flags { platform: args.platform.clone().into_iter().collect(), ..flags },
+            Command::Export(args) => Flags {
+                registry: args.registry.clone(),
+                transfer: args.transfer.clone(),
+                platform: args.platform.clone(),
+                ..flags
+            },
+            Command::Import(args) => Flags { transfer: args.how.transfer.clone(), ..flags },
+            Command::Load(args) => {
+                let platform = args.platform.clone().into_iter().collect();
+                Flags { transfer: args.how.transfer.clone(), platform, ..flags }
+            }
             Command::Inspect(args) => args.image.flags(flags),
             Command::Manifest(args) => args.image.flags(flags),
             Command::Digest(args) => args.image.flags(flags),
@@ -131,6 +148,7 @@ impl Command {
             Command::Pull(_) | Command::Push(_) | Command::Copy(_) | Command::Sync(_) | Command::Verify(_) => {
                 Left::Received
             }
+            Command::Export(_) | Command::Import(_) | Command::Load(_) => Left::Received,
             _ => Left::Nothing,
         }
     }

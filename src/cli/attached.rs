@@ -95,8 +95,8 @@ fn fail(pulled: &mut [Pulled], name: &str, error: &Arc<Error>) {
     change(pulled, name, |image| image.result = Err(Arc::clone(error)));
 }
 
-/// Adds what the second run took to the first.
-fn add(report: &mut Report, other: Report) {
+/// Adds what another run took to the first, but for its images.
+pub fn add(report: &mut Report, other: Report) {
     report.moved += other.moved;
     report.local += other.local;
     report.planned += other.planned;

@@ -8,9 +8,12 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 use super::Context;
+use super::digestfile::Digestfile;
+use super::ending::OutputFlags;
 use super::image::{config_of, manifest_for};
 use super::place::{self, Place};
-use super::results::{Done, Pulled, Size};
+use super::progress::Progress;
+use super::results::{Direction, Done, Pulled, Size};
 use crate::content::Source;
 use crate::engines::{Containerd, Docker, Engine, Image, Loaded, Loading, Podman, Socket};
 use crate::error::{Error, Result};
@@ -101,6 +104,28 @@ pub async fn load(
     let report = report(&loaded, began);
     ended.extend(images.iter().zip(loaded).map(|(image, loaded)| pulled(image, loaded)));
     Ok((ended, report))
+}
+
+/// Loads what has come into the store into an engine, too; tells how both ended.
+///
+/// # Errors
+/// As [`load`], and `Told` when an image failed on its way into the store.
+pub async fn hand_on(
+    output: &OutputFlags,
+    engine: &EngineName,
+    (direction, (images, report)): (Direction, (Vec<Pulled>, Report)),
+    context: &Context,
+    digests: Option<Digestfile>,
+) -> anyhow::Result<()> {
+    let (here, mut ended): (Vec<_>, Vec<_>) = images.into_iter().partition(|image| image.result.is_ok());
+    output.tell_half(context, direction, &here, &report)?;
+    let words: Vec<String> = here.iter().map(|image| image.name.to_string()).collect();
+    let progress = Progress::start(output.mode(context));
+    let loaded = load(&words, engine, context, progress.events()).await;
+    progress.finish();
+    let (loaded, report) = loaded?;
+    ended.extend(loaded);
+    output.conclude(context, Direction::Engine, (ended, report), digests)
 }
 
 /// The image that `word` names in the store, for `platform`; else the name that it was looked for under, and why not.

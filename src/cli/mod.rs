@@ -5,6 +5,7 @@
 //! - `engine`: from the store into docker, podman, containerd.
 //! - `place`: from names to registries and the store; `transport`: to the other places that images are copied between.
 //! - `commands`: one file a command.
+//! - `packing`, `recompress`: what goes into an archive; `unpacking`, `spool`: archives into the store.
 //! - `progress`: what happens, shown.
 //! - `output`, `exit`: results, errors and exit codes.
 
@@ -21,14 +22,18 @@ mod foresight;
 mod image;
 mod naming;
 mod output;
+mod packing;
 mod patient;
 mod place;
 mod progress;
+mod recompress;
 mod repair;
 mod results;
 mod signals;
+mod spool;
 mod template;
 mod transport;
+mod unpacking;
 
 use std::ffi::OsString;
 use std::future::Future;
@@ -143,7 +148,10 @@ async fn dispatch(command: Command, context: &Context) -> anyhow::Result<()> {
         Command::Push(args) => push::run(args, context).await,
         Command::Copy(args) => copy::run(args, context).await,
         Command::Sync(args) => sync::run(args, context).await,
+        Command::Export(args) => export::run(args, context).await,
+        Command::Import(args) => import::run(args, context).await,
         Command::Load(args) => load::run(args, context).await,
+        Command::Inventory(args) => context.until_cancelled(inventory::run(args, context)).await,
         Command::Images(args) => context.until_cancelled(images::run(args, context)).await,
         Command::Inspect(args) => context.until_cancelled(inspect::run(args, context)).await,
         Command::Manifest(args) => context.until_cancelled(manifest::run(args, context)).await,

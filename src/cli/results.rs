@@ -20,6 +20,8 @@ pub enum Direction {
     There,
     /// Into an engine.
     Engine,
+    /// Out of an archive into the store.
+    Unpacked,
 }
 
 /// The blobs of an image, in bytes.
@@ -118,7 +120,7 @@ pub fn text(pulled: &[Pulled], direction: Direction) -> String {
             (Done::Kept, _) => "Image is kept as it was for",
             (Done::Moved, Direction::Here) => "Downloaded newer image for",
             (Done::Moved, Direction::There) => "Sent newer image for",
-            (Done::Moved, Direction::Engine) => "Loaded image",
+            (Done::Moved, Direction::Unpacked | Direction::Engine) => "Loaded image",
         };
         let referrers = image.referrers.map_or_else(String::new, |count| format!("Referrers: {count}\n"));
         let (short, whole) = (image.title(Length::Short), image.title(Length::Whole));
@@ -197,7 +199,7 @@ fn object(image: &Pulled, report: &Report, direction: Direction) -> Object {
         (Ok(_), Done::Nothing) => "up-to-date",
         (Ok(_), Done::Kept) => "kept",
         (Ok(_), Done::Moved) if direction == Direction::There => "sent",
-        (Ok(_), Done::Moved) if direction == Direction::Engine => "loaded",
+        (Ok(_), Done::Moved) if matches!(direction, Direction::Unpacked | Direction::Engine) => "loaded",
         (Ok(_), Done::Moved) => "downloaded",
     };
     Object {
@@ -216,9 +218,13 @@ fn object(image: &Pulled, report: &Report, direction: Direction) -> Object {
 pub fn summary(report: &Report, direction: Direction) -> String {
     let saved = saved(report);
     let all = saved.saturating_add(report.moved);
-    let mut parts = vec![format!("moved {}", size(report.moved))];
-    match (report.held, all) {
+    let mut parts = match direction {
+        Direction::Unpacked => vec![format!("loaded {}", size(report.local))],
+        _ => vec![format!("moved {}", size(report.moved))],
+    };
+    match (direction, all) {
         (_, 0) => {}
+        (Direction::Unpacked, _) => parts.push(format!("{} already here", size(report.held))),
         _ => {
             let place = if direction == Direction::Here { "here" } else { "there" };
             parts.push(format!("{} already {place} ({} % saved)", size(report.held), percent(saved, all)));
@@ -227,7 +233,7 @@ pub fn summary(report: &Report, direction: Direction) -> String {
     if report.mounted > 0 {
         parts.push(format!("{} mounted from other repositories", size(report.mounted)));
     }
-    if report.local > 0 {
+    if report.local > 0 && direction != Direction::Unpacked {
         parts.push(format!("{} from this machine", size(report.local)));
     }
     if report.brought > 0 {

@@ -12,7 +12,7 @@
 //! - `graph`: what a name needs; `scan`: what lies here, named or not.
 //! - `source`, `sink`: the store as a place.
 //! - `layout_image`: one image by the name that other tools gave it; `guest`: writing into a layout that is no store.
-//! - `images`: what is here, for people.
+//! - `images`: what is here, for people; `inventory`: for whoever packs something for this store.
 //! - `collect` removes what nobody needs, `verify` finds what is damaged.
 
 mod check;
@@ -22,6 +22,7 @@ mod graph;
 mod guest;
 mod images;
 mod index;
+mod inventory;
 mod journal;
 mod layout;
 mod layout_image;

@@ -1,5 +1,6 @@
 //! containerd, by `ctr`.
 
+use support::command::Layerpull;
 use support::engines::Containerd;
 use support::images::{Blob, Image};
 
@@ -25,6 +26,10 @@ fn containerd_gets_the_blobs_that_its_namespace_lacks_and_everything_when_it_los
     assert!(ctr(&["images", "check"]).matches("complete (4/4)").count() == 2);
     assert_eq!(took(load(&[NGINX, HTTPD], "containerd:k8s.io", &counted)).status, "up-to-date");
     assert_eq!(took(load(&[HTTPD], "containerd", &counted)).moved, scene.httpd.size(), "namespaces share nothing");
+
+    let listed = Layerpull::new().args(["inventory", "containerd:k8s.io"]);
+    let listed = listed.env("CONTAINERD_ADDRESS", containerd.socket()).run().success().stdout;
+    assert!(scene.httpd.layers().iter().all(|layer| listed.contains(layer.digest().hex())), "{listed}");
 
     ctr(&["images", "rm", "--sync", HTTPD]);
     let prune = format!("ctr -n k8s.io images rm --sync {NGINX} >&2");

@@ -42,6 +42,9 @@ fn docker_gets_the_layers_that_it_lacks_and_everything_when_it_lost_one() {
     assert_eq!((third.status.as_str(), third.moved), ("loaded", scene.own() + scene.httpd.size()));
     assert_eq!(third.again, scene.httpd.size());
     assert_eq!(inspect("{{.Id}}"), scene.httpd.config().digest().to_string());
+    let listed = Layerpull::new().args(["inventory", "docker"]).env("DOCKER_HOST", host(&counter)).run().success();
+    assert!(listed.stdout.contains(scene.httpd.layer(0).diff_id.as_ref().unwrap().hex()), "{}", listed.stdout);
+    assert!(listed.stderr.contains("keeps no blobs"), "{}", listed.stderr);
     // What it has is whole: docker hashes each layer as it packs it.
     let file = scene.dir.path().join("saved.tar");
     docker.run(["save", "-o", file.to_str().unwrap(), HTTPD]).ok();
@@ -79,6 +82,8 @@ fn what_cannot_be_is_told_with_the_next_step() {
     drop(std::os::unix::net::UnixListener::bind(&socket).unwrap());
     let nobody = load(&[NGINX], "docker", &format!("unix://{}", socket.display())).code(5);
     assert!(nobody.stderr.contains("cannot connect"), "{}", nobody.stderr);
+    let nowhere = Layerpull::new().args(["load", NGINX]).store(&scene.store()).run().code(2);
+    assert!(nowhere.stderr.contains("say which engine gets the images: --to docker"), "{}", nowhere.stderr);
     assert!(load(&[NGINX], "cri-o", "").code(2).stderr.contains("docker, podman or containerd[:NAMESPACE]"));
     let namespace = load(&[NGINX], "containerd:a b", "").code(2);
     assert!(namespace.stderr.contains("no namespace of containerd"), "{}", namespace.stderr);

@@ -1,5 +1,6 @@
 //! podman, by its command.
 
+use support::command::Layerpull;
 use support::images::{Blob, Image};
 use support::peers::Podman;
 
@@ -53,4 +54,32 @@ fn podman_takes_an_image_of_dockers_types_and_one_without_a_tag() {
         let digest = podman.run(["image", "inspect", "--format", "{{.Digest}}", image.config().digest().hex()]).ok();
         assert_eq!(digest.trim(), image.digest().to_string());
     }
+}
+
+#[test]
+fn an_archive_goes_into_podman_and_what_it_has_is_left_out_of_the_next() {
+    let (podman, scene) = (Podman::new(), Scene::new());
+    let at = |name: &str| scene.dir.path().join(name);
+    let far = at("far");
+    let run = |words: &[&str], store: &std::path::Path| {
+        let command = Layerpull::new().args(words).store(store);
+        podman.environment().iter().fold(command, |command, (name, value)| command.env(name, value)).run().success()
+    };
+    let (one, two, have) = (at("one.tar"), at("two.tar"), at("have.json"));
+    let [one, two, have] = [&one, &two, &have].map(|path| path.to_str().unwrap());
+    run(&["export", NGINX, "-o", one], &scene.store());
+    let output = run(&["load", "-i", one, "--to", "podman"], &far);
+    assert!(output.stdout.contains("Status: Loaded image nginx:1\n"), "{}", output.stdout);
+    run(&["inventory", "podman", "-o", have], &far);
+    let listed = std::fs::read_to_string(have).unwrap();
+    for layer in scene.nginx.layers() {
+        assert!(listed.contains(layer.digest().hex()) && listed.contains(layer.diff_id.as_ref().unwrap().hex()));
+    }
+    assert!(!listed.contains("nginx"), "{listed}");
+    run(&["export", HTTPD, "--have", have, "-o", two], &scene.store());
+    let size = std::fs::metadata(two).unwrap().len();
+    assert!((scene.own()..scene.own() + 2 * FRAME).contains(&size), "{size} bytes for {}", scene.own());
+    podman.run(["load", "-i", two]).ok();
+    let digest = podman.run(["image", "inspect", "--format", "{{.Digest}}", HTTPD]).ok();
+    assert_eq!(digest.trim(), scene.httpd.digest().to_string());
 }

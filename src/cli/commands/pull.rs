@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use crate::cli::Context;
 use crate::cli::config::{RegistryFlags, TransferFlags};
-use crate::cli::digestfile::Digestfile;
 use crate::cli::ending::OutputFlags;
 use crate::cli::engine::{self, EngineName};
 use crate::cli::place::{self, registry, with_local};
@@ -61,27 +60,8 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     progress.finish();
     match &args.to {
         None => args.output.conclude(context, Direction::Here, ended?, digests),
-        Some(engine) => hand_on(&args, engine, ended?, context, digests).await,
+        Some(engine) => engine::hand_on(&args.output, engine, (Direction::Here, ended?), context, digests).await,
     }
-}
-
-/// Loads what was pulled into an engine.
-async fn hand_on(
-    args: &Args,
-    engine: &EngineName,
-    (pulled, report): (Vec<Pulled>, Report),
-    context: &Context,
-    digests: Option<Digestfile>,
-) -> anyhow::Result<()> {
-    let (here, mut ended): (Vec<_>, Vec<_>) = pulled.into_iter().partition(|image| image.result.is_ok());
-    args.output.tell_half(context, Direction::Here, &here, &report)?;
-    let words: Vec<String> = here.iter().map(|image| image.name.to_string()).collect();
-    let progress = Progress::start(args.output.mode(context));
-    let loaded = engine::load(&words, engine, context, progress.events()).await;
-    progress.finish();
-    let (loaded, report) = loaded?;
-    ended.extend(loaded);
-    args.output.conclude(context, Direction::Engine, (ended, report), digests)
 }
 
 async fn pull(
