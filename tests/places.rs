@@ -127,3 +127,85 @@ fn what_is_not_there_is_named_with_what_is() {
     let referrers = Layerpull::new().args(["copy", "--referrers", &name, &layout(dir.path(), "v4")]).run().code(2);
     assert!(referrers.stderr.contains("to registries only"), "{referrers:?}");
 }
+
+#[test]
+fn archives_and_folders_go_to_skopeo_and_come_from_it() {
+    let (registry, target, image) = (Registry::start(), DockerRegistry::start(), image());
+    let dir = tempfile::tempdir().unwrap();
+    registry.add("library/x", "1", &image);
+    let origin = registry.name("library/x", "1");
+    let at = |transport: &str, name: &str| format!("{transport}:{}", dir.path().join(name).display());
+    let ours = [at("oci-archive", "ours.tar") + ":v1", at("dir", "ours"), at("oci-archive", "plain.tar")];
+    for to in &ours {
+        let output = copy(&origin, to).success();
+        assert!(output.stdout.contains(&format!("Sent newer image for {to}\n")), "{}", output.stdout);
+        assert_eq!(raw(to), manifest(&image), "{to}");
+    }
+    let theirs = [at("oci-archive", "theirs.tar") + ":v1", at("dir", "theirs")];
+    for to in &theirs {
+        skopeo(["copy", "--src-tls-verify=false", &format!("docker://{origin}"), to]).ok();
+    }
+    for (number, from) in ours.iter().chain(&theirs).enumerate() {
+        let to = target.name("y", &number.to_string());
+        copy(from, &to).success();
+        assert_eq!(raw(&format!("docker://{to}")), manifest(&image), "{from}");
+    }
+    let left: Vec<_> = std::fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+    assert!(left.iter().all(|name| !name.to_string_lossy().starts_with('.')), "{left:?}");
+}
+
+#[test]
+fn a_docker_archive_is_read_by_skopeo_and_one_of_skopeos_by_us() {
+    let (registry, target, image) = (Registry::start(), DockerRegistry::start(), image());
+    let dir = tempfile::tempdir().unwrap();
+    registry.add("library/x", "1", &image);
+    let origin = registry.name("library/x", "1");
+    let at = |name: &str| format!("docker-archive:{}", dir.path().join(name).display());
+    let id = |place: &str| {
+        let config = skopeo(["inspect", "--config", "--raw", "--tls-verify=false", place]).ok();
+        layerpull::oci::Digest::of(config.as_bytes()).to_string()
+    };
+    copy(&origin, &(at("ours.tar") + ":h.example/a:1")).success();
+    assert_eq!(id(&(at("ours.tar") + ":h.example/a:1")), image.config().digest().to_string());
+    skopeo(["copy", "--src-tls-verify=false", &format!("docker://{origin}"), &(at("theirs.tar") + ":h.example/b:1")])
+        .ok();
+    std::process::Command::new("gzip").arg("-k").arg(dir.path().join("theirs.tar")).status().unwrap();
+    for (number, from) in
+        ["theirs.tar", "theirs.tar:h.example/b:1", "theirs.tar:@0", "theirs.tar.gz"].iter().enumerate()
+    {
+        let to = target.name("y", &number.to_string());
+        copy(&at(from), &to).success();
+        assert_eq!(id(&format!("docker://{to}")), image.config().digest().to_string(), "{from}");
+    }
+    let absent = copy(&at("theirs.tar:h.example/c:1"), &target.name("y", "c")).code(3);
+    assert!(absent.stderr.contains("it has h.example/b:1"), "{}", absent.stderr);
+    let all = Layerpull::new().args(["copy", "--all-platforms", &origin, &at("all.tar")]).run().code(2);
+    assert!(all.stderr.contains("leave out --all-platforms"), "{}", all.stderr);
+}
+
+#[test]
+fn a_whole_index_goes_into_a_folder_and_the_next_image_replaces_it() {
+    let (registry, image, dir) = (Registry::start(), image(), tempfile::tempdir().unwrap());
+    let child = |arch: &str| {
+        Image::build().platform(&format!("linux/{arch}")).layer(Blob::files(&[("a", arch.as_bytes())])).finish()
+    };
+    let index = Image::index(&["amd64", "arm64"].map(child));
+    registry.add("library/x", "1", &index);
+    registry.add("library/x", "2", &image);
+    let (folder, other) = (dir.path().join("folder"), dir.path().join("other"));
+    let to = format!("dir:{}", folder.display());
+    copy(&registry.name("library/x", "1"), &to).success();
+    assert_eq!(raw(&to), manifest(&index));
+    // skopeo and we take the same out of it.
+    skopeo(["copy", "--all", &to, &format!("dir:{}", other.display())]).ok();
+    copy(&to, &layout(&dir.path().join("layout"), "v1")).success();
+    assert_eq!(raw(&layout(&dir.path().join("layout"), "v1")), manifest(&index));
+    copy(&registry.name("library/x", "2"), &to).success();
+    assert_eq!(raw(&to), manifest(&image));
+    let files = std::fs::read_dir(&folder).unwrap().count();
+    assert_eq!(files, 2 + image.blobs.len(), "what the index had is gone");
+    std::fs::write(dir.path().join("letter"), "dear").unwrap();
+    let foreign = copy(&registry.name("library/x", "2"), &format!("dir:{}", dir.path().display())).code(1);
+    assert!(foreign.stderr.contains("holds other things"), "{}", foreign.stderr);
+    assert!(dir.path().join("letter").exists());
+}

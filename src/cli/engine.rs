@@ -63,14 +63,20 @@ impl EngineName {
     /// `Usage` when `DOCKER_HOST` or the namespace makes no sense.
     pub fn open(&self) -> Result<Box<dyn Engine>> {
         Ok(match self {
-            EngineName::Docker => {
-                let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(Into::into);
-                Box::new(Docker::new(Socket { host: std::env::var("DOCKER_HOST").ok(), runtime })?)
-            }
+            EngineName::Docker => Box::new(docker()?),
             EngineName::Podman => Box::new(Podman::new()),
             EngineName::Containerd(namespace) => Box::new(Containerd::new(namespace.as_deref())?),
         })
     }
+}
+
+/// docker, where its own client would find it.
+///
+/// # Errors
+/// `Usage` when `DOCKER_HOST` names another machine.
+pub fn docker() -> Result<Docker> {
+    let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(Into::into);
+    Docker::new(Socket { host: std::env::var("DOCKER_HOST").ok(), runtime })
 }
 
 /// Loads the images that `words` name in the store.

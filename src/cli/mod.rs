@@ -3,7 +3,8 @@
 //! - `args`: which words are commands, which are images.
 //! - `config`: flags, environment, file and defaults, each value with its origin.
 //! - `engine`: from the store into docker, podman, containerd.
-//! - `place`: from names to registries and the store; `transport`: to the other places that images are copied between.
+//! - `place`: from names to registries and the store; `transport`: to the other places that images are copied between,
+//!   `picked` and `staging` for those that are archives.
 //! - `commands`: one file a command.
 //! - `packing`, `recompress`: what goes into an archive; `unpacking`, `spool`: archives into the store.
 //! - `progress`: what happens, shown.
@@ -24,6 +25,7 @@ mod naming;
 mod output;
 mod packing;
 mod patient;
+mod picked;
 mod place;
 mod progress;
 mod recompress;
@@ -31,6 +33,7 @@ mod repair;
 mod results;
 mod signals;
 mod spool;
+mod staging;
 mod template;
 mod transport;
 mod unpacking;

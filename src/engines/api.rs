@@ -4,8 +4,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
-use futures::TryStreamExt as _;
-use futures::stream::BoxStream;
+use futures::stream::{self, BoxStream};
+use futures::{StreamExt as _, TryStreamExt as _};
 use http::{Method, Request, StatusCode, header};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Empty, Limited, StreamBody};
@@ -17,7 +17,7 @@ use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::watch::answered;
+use super::watch::{STANDSTILL, answered};
 use crate::error::{Error, Fault, Result};
 
 /// The largest answer to a question, in bytes.
@@ -63,6 +63,38 @@ impl Api {
             }
         };
         answered(asked, &self.place, path).await
+    }
+
+    /// The body of the answer to a GET of `path`, as it comes; `None` where it says 404.
+    ///
+    /// # Errors
+    /// As [`Api::get`]; in the stream `Network` when nothing comes for half an hour.
+    pub async fn get_stream(&self, path: &str) -> Result<Option<BoxStream<'static, Result<Bytes>>>> {
+        let body = Empty::new().map_err(|never| match never {}).boxed_unsync();
+        let asked = tokio::time::timeout(STANDSTILL, self.send(Method::GET, path, body));
+        let stalled = |_| self.broken(path, Fault::Stalled(STANDSTILL));
+        let answer = asked.await.map_err(stalled)??;
+        match answer.status {
+            StatusCode::NOT_FOUND => Ok(None),
+            status if status.is_success() => Ok(Some(self.pieces(path, answer))),
+            status => Err(self.refused(path, status, &self.read(answer, MAX_REPORT).await?)),
+        }
+    }
+
+    fn pieces(&self, path: &str, answer: Answer) -> BoxStream<'static, Result<Bytes>> {
+        let (api, path) = (self.clone(), path.to_owned());
+        stream::try_unfold((answer, api, path), |(mut answer, api, path)| async move {
+            loop {
+                let frame = tokio::time::timeout(STANDSTILL, answer.body.frame()).await;
+                let frame = frame.map_err(|_| api.broken(&path, Fault::Stalled(STANDSTILL)))?;
+                let Some(frame) = frame else { return Ok(None) };
+                let frame = frame.map_err(|error| api.broken(&path, Fault::Broken(cause(&error))))?;
+                if let Ok(bytes) = frame.into_data() {
+                    return Ok(Some((bytes, (answer, api, path))));
+                }
+            }
+        })
+        .boxed()
     }
 
     /// What docker says to a POST of a tar.

@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use async_trait::async_trait;
-use futures::stream::{self, StreamExt, TryStreamExt};
+use bytes::Bytes;
+use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
 use serde::Deserialize;
 
 use super::api::{Api, socket_of};
@@ -12,7 +13,7 @@ use super::image::{Image, chain};
 use super::watch::{STANDSTILL, watched};
 use super::{Engine, Holdings, Known, MAX_HELD, Shipment};
 use crate::error::{Error, Result};
-use crate::oci::{Descriptor, Digest};
+use crate::oci::{Descriptor, Digest, Reference};
 
 /// Where docker listens unless something else is said.
 const SOCKET: &str = "/var/run/docker.sock";
@@ -83,6 +84,18 @@ impl Docker {
         };
         let place = format!("docker at {}", path.display());
         Ok(Docker { api: Api { socket: path, place } })
+    }
+
+    /// The docker-archive that docker makes of the image `name`, as it comes.
+    ///
+    /// # Errors
+    /// `NotFound` when it has no such image; those of reaching docker.
+    pub async fn save(&self, name: &Reference) -> Result<BoxStream<'static, Result<Bytes>>> {
+        let saved = self.api.get_stream(&format!("/images/{name}/get")).await?;
+        saved.ok_or_else(|| {
+            let why = "`docker images` lists what it has".into();
+            Error::NotFound { what: name.to_string(), place: self.api.place.clone(), why }
+        })
     }
 
     async fn about(&self) -> Result<About> {

@@ -1,6 +1,10 @@
 //! Blobs that this machine has elsewhere: other image layouts, as origins that cost no network.
 //!
 //! They are read, never written, and trusted no more than any other origin: the digest of the whole blob decides.
+//!
+//! - `directory`: skopeo's `dir:`, as a source.
+
+pub mod directory;
 
 use std::io;
 use std::path::Path;

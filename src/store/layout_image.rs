@@ -20,12 +20,19 @@ const SHOWN: usize = 20;
 pub struct LayoutImage {
     store: Store,
     name: Option<String>,
+    /// How it is named in messages, where that is not by its layout.
+    shown: Option<String>,
 }
 
 impl LayoutImage {
     /// The image `name` of `store`; without a name the only one there is.
     pub fn new(store: Store, name: Option<String>) -> LayoutImage {
-        LayoutImage { store, name }
+        LayoutImage { store, name, shown: None }
+    }
+
+    /// The same, named `place` in messages: the layout is only on the way to there.
+    pub fn shown_as(self, place: &str) -> LayoutImage {
+        LayoutImage { shown: Some(place.into()), ..self }
     }
 
     /// The layout.
@@ -97,7 +104,11 @@ fn listed<'a>(entries: impl Iterator<Item = &'a Entry>) -> String {
 impl Source for LayoutImage {
     fn place(&self) -> String {
         let dir = self.root().display();
-        self.name.as_ref().map_or_else(|| format!("oci:{dir}"), |name| format!("oci:{dir}:{name}"))
+        match (&self.shown, &self.name) {
+            (Some(place), _) => place.clone(),
+            (None, Some(name)) => format!("oci:{dir}:{name}"),
+            (None, None) => format!("oci:{dir}"),
+        }
     }
 
     async fn resolve(&self, _: &Reference) -> Result<Descriptor> {

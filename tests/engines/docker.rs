@@ -3,6 +3,7 @@
 use support::command::Layerpull;
 use support::engines::Docker;
 use support::images::{Blob, Image};
+use support::peers::{DockerRegistry, skopeo};
 use support::registry::Registry;
 
 use crate::scene::{Counter, FRAME, HTTPD, NGINX, Scene, took};
@@ -114,4 +115,26 @@ fn a_hostile_engine_is_neither_believed_nor_shown_as_it_is() {
     let host = format!("unix://{}", socket.display());
     let output = scene.load(&[NGINX], "docker").env("DOCKER_HOST", &host).run().code(1);
     assert!(output.stderr.contains("an ID that is no digest"), "{}", output.stderr);
+}
+
+#[test]
+fn images_are_copied_into_docker_and_out_of_it() {
+    let (docker, registry, target) = (Docker::start(), Registry::start(), DockerRegistry::start());
+    let image = Image::build().layer(Blob::file_of_noise(1, 100_000)).finish();
+    registry.add("library/x", "1", &image);
+    let copy = |from: &str, to: &str| {
+        let host = format!("unix://{}", docker.socket().display());
+        Layerpull::new().args(["copy", from, to]).env("DOCKER_HOST", host).run()
+    };
+    let output = copy(&registry.name("library/x", "1"), "docker-daemon:h.example/a:1").success();
+    assert!(output.stdout.contains("Sent newer image for docker-daemon:h.example/a:1\n"), "{}", output.stdout);
+    let id = docker.run(["image", "inspect", "--format", "{{.Id}}", "h.example/a:1"]).ok();
+    assert_eq!(id.trim(), image.config().digest().to_string());
+    let far = target.name("a", "1");
+    let output = copy("docker-daemon:h.example/a:1", &far).success();
+    assert!(output.stderr.contains("not that of the registry") || output.stderr.contains("not \nthat"), "{output:?}");
+    let config = skopeo(["inspect", "--config", "--raw", "--tls-verify=false", &format!("docker://{far}")]).ok();
+    assert_eq!(layerpull::oci::Digest::of(config.as_bytes()), *image.config().digest());
+    let absent = copy("docker-daemon:h.example/b:1", &far).code(3);
+    assert!(absent.stderr.contains("`docker images` lists what it has"), "{}", absent.stderr);
 }

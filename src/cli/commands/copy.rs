@@ -10,7 +10,7 @@ use crate::cli::place::{self, Side};
 use crate::cli::progress::Progress;
 use crate::cli::results::{Direction, Pulled};
 use crate::cli::transport::{self, Reading, Spot, Writing};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::oci::Platform;
 use crate::registry::Credential;
 use crate::transfer::{Job, Platforms, Report};
@@ -18,10 +18,11 @@ use crate::transfer::{Job, Platforms, Report};
 /// From where to where.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Image to copy: a name at a registry, or oci:DIR[:NAME] for a layout
+    /// Image to copy: a name at a registry, or oci:DIR[:NAME], oci-archive:FILE[:NAME], docker-archive:FILE[:NAME],
+    /// dir:DIR, docker-daemon:NAME
     #[arg(value_name = "SRC")]
     source: String,
-    /// Name that it gets, or oci:DIR[:NAME]
+    /// Name that it gets, or one of these places
     #[arg(value_name = "DST")]
     target: String,
     /// Platform to copy of an index, as OS/ARCH[/VARIANT] (repeatable): of one its manifest, of several a new index
@@ -124,15 +125,20 @@ async fn copy(
     let reading = Reading::open(&from, &registry, context, events.clone()).await?;
     let far = place::registry_of(&context.settings, &args.sides.target(), events.clone());
     let writing = Writing::open(&to, &far, context, events.clone()).await?;
-    let platforms = match args.platform.is_empty() {
-        true => Platforms::All,
-        false => Platforms::Only(args.platform.clone()),
+    if args.all_platforms && to.takes_one_platform() {
+        return Err(Error::Usage(format!("{to}: it takes one platform: leave out --all-platforms")));
+    }
+    let platforms = match to.takes_one_platform() && args.platform.is_empty() {
+        true => Platforms::Only(vec![context.platform()]),
+        false => reading.platforms(&args.platform),
     };
-    let transfer = context.transfer(events);
+    let transfer = context.transfer(events.clone());
     let (name, target) = transport::names(&from, &to);
     let job = Job { name, target, source: reading.source.clone(), sink: writing.sink.clone(), platforms };
     if !args.referrers {
-        return attached::alone(&transfer, vec![job]).await;
+        let (mut pulled, report) = attached::alone(&transfer, vec![job]).await?;
+        writing.deliver(&mut pulled, context, &events).await;
+        return Ok((pulled, report));
     }
     let there = writing.listing()?;
     let tags = match from.is_registry() {

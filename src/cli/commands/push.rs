@@ -21,7 +21,7 @@ use crate::transfer::{Job, Platforms, Report};
 /// Which images, and where to.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Names to push to, or oci:DIR[:NAME]. Of several the first only names the image of the store, or of a layout: SRC
+    /// Names to push to, or places as those of `copy`. Of several the first only names the image of the store, or a place: SRC
     /// IMAGE…
     #[arg(required = true, value_name = "IMAGE")]
     images: Vec<String>,
@@ -66,13 +66,21 @@ async fn push(args: &Args, context: &Context, progress: &Progress) -> Result<(Ve
         let to = Spot::parse(text)?;
         let writing = Writing::open(&to, &registry, context, events.clone()).await?;
         let (name, target) = transport::names(&from.spot, &to);
-        let (source, platforms) = (Arc::clone(&from.source), from.platforms.clone());
+        let source = Arc::clone(&from.source);
+        let platforms = match to.takes_one_platform() && args.platform.is_empty() {
+            true => Platforms::Only(vec![context.platform()]),
+            false => from.platforms.clone(),
+        };
         pushed.push(Job { name, target, source, sink: writing.sink.clone(), platforms });
         open.push(writing);
     }
-    let transfer = context.transfer(events);
+    let transfer = context.transfer(events.clone());
     if !args.referrers {
-        return attached::alone(&transfer, pushed).await;
+        let (mut pulled, report) = attached::alone(&transfer, pushed).await?;
+        for writing in &open {
+            writing.deliver(&mut pulled, context, &events).await;
+        }
+        return Ok((pulled, report));
     }
     let along = pushed.into_iter().zip(&open);
     let along = along.map(|(job, to)| Ok(Along { job, there: to.listing()?, tags: from.tags.clone() }));
@@ -106,10 +114,7 @@ impl From {
             }
             spot => {
                 let reading = Reading::open(&spot, registry, context, events).await?;
-                let platforms = match args.platform.as_slice() {
-                    [] => Platforms::All,
-                    wanted => Platforms::Only(wanted.to_vec()),
-                };
+                let platforms = reading.platforms(&args.platform);
                 let source = reading.source.clone();
                 Ok(From { spot, source, platforms, tags: Vec::new(), _held: Held::Other { _reading: reading } })
             }
@@ -119,7 +124,11 @@ impl From {
     async fn store(args: &Args, name: Reference, context: &Context, events: Events) -> Result<From> {
         let store = place::store(context, events)?;
         let shared = store.share().await?;
-        let platforms = held(&store, &name, &args.platform).await?;
+        let mut to = args.images[1..].iter().map(|text| Spot::parse(text));
+        let platforms = match args.images.len() > 1 && to.all(|to| to.is_ok_and(|to| to.takes_one_platform())) {
+            true => Platforms::Only(vec![context.platform()]),
+            false => held(&store, &name, &args.platform).await?,
+        };
         let tags = if args.referrers { place::tags_in(&store, &name).await? } else { Vec::new() };
         let source = Arc::new(store);
         Ok(From { spot: Spot::Registry(name), source, platforms, tags, _held: Held::Store { _shared: shared } })
