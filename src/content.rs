@@ -157,6 +157,12 @@ pub trait Sink: Send + Sync {
         None
     }
 
+    /// Whether an index is taken only with everything below it. Of one of which some platforms are wanted, such a place
+    /// gets the only child that is, or a new index of those that are.
+    fn wants_all(&self) -> bool {
+        self.repository().is_some()
+    }
+
     /// Repositories of the same registry that are known to have a blob, from former runs. Asks nobody.
     fn mounts(&self, _blob: &Digest) -> Vec<String> {
         Vec::new()

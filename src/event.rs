@@ -160,6 +160,8 @@ pub enum Cause {
     SessionLost,
     /// A copy elsewhere on this machine was not what its name says, or could not be read.
     LocalSpoiled,
+    /// An engine had lost a layer that it was asked about a moment before, and got everything.
+    LayerGone,
 }
 
 /// How a blob got to its place.

@@ -9,6 +9,7 @@
 //! - [`registry`]: a registry as source and sink: requests, tokens, credentials, uploads.
 //! - [`store`]: an OCI image layout on disk as source and sink.
 //! - [`archive`]: images in one file or folder, for places without a network.
+//! - [`engines`]: container engines on this machine: what they have, and loading what they lack.
 //! - [`local`]: other image layouts on this machine, as origins of blobs.
 //! - [`sync`]: files that name many images to mirror, what they select, and what `--delete` may remove.
 //! - [`state`]: hints between runs: open uploads, repositories that hold a blob.
@@ -21,6 +22,7 @@
 pub mod archive;
 pub mod cli;
 pub mod content;
+pub mod engines;
 pub mod error;
 pub mod event;
 pub mod limit;

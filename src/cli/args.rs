@@ -54,9 +54,9 @@ pub enum Command {
     Export(export::Args),
     /// Bring the images of archives into the store
     Import(import::Args),
-    /// Bring the images of an archive into the store, as `docker load` does
+    /// Load images of the store into docker, podman or containerd, or an archive into the store
     Load(load::Args),
-    /// List what the store has, for exports that leave it out
+    /// List what the store or an engine has, for exports that leave it out
     Inventory(inventory::Args),
     /// List the images of the store
     #[command(visible_alias = "ls")]
@@ -115,7 +115,10 @@ impl Cli {
             Command::Plan(args) => args.flags(flags),
             Command::Export(args) => args.flags(flags),
             Command::Import(args) => Flags { transfer: args.how.transfer.clone(), ..flags },
-            Command::Load(args) => Flags { transfer: args.how.transfer.clone(), ..flags },
+            Command::Load(args) => {
+                let platform = args.platform.clone().into_iter().collect();
+                Flags { transfer: args.how.transfer.clone(), platform, ..flags }
+            }
             Command::Inspect(args) => args.image.flags(flags),
             Command::Manifest(args) => args.image.flags(flags),
             Command::Digest(args) => args.image.flags(flags),

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use futures::stream::{self, StreamExt as _};
 
 use super::results::{self, Pulled};
-use crate::content::Source;
+use crate::content::{Sink, Source};
 use crate::error::{Error, Result};
 use crate::oci::Descriptor;
 use crate::transfer::{self, Job, Plan, Report, Transfer};
@@ -125,8 +125,17 @@ async fn found(transfer: &Transfer, images: &[Along], roots: &BTreeMap<String, D
 async fn moved(transfer: &Transfer, jobs: Vec<Job>) -> Result<(Vec<Pulled>, Report, BTreeMap<String, Descriptor>)> {
     let plan = transfer.plan(jobs).await?;
     let (sizes, roots) = (results::sizes(&plan), roots(&plan));
+    // What became of the images comes in the order of the plan, those first that could be planned.
+    let places: Vec<_> = plan.images.iter().map(|image| place(image.sink.as_ref())).collect();
     let report = transfer.run(plan).await?;
-    Ok((results::pulled(&report, &sizes), report, roots))
+    let mut pulled = results::pulled(&report, &sizes);
+    pulled.iter_mut().zip(places).for_each(|(image, place)| image.place = place);
+    Ok((pulled, report, roots))
+}
+
+/// What a place that is no registry goes by.
+fn place(sink: &dyn Sink) -> Option<String> {
+    sink.repository().is_none().then(|| sink.place())
 }
 
 fn roots(plan: &Plan) -> BTreeMap<String, Descriptor> {

@@ -49,6 +49,30 @@ impl OutputFlags {
         self.digestfile.as_deref().map(Digestfile::open).transpose()
     }
 
+    /// The results of a part of the work, when more is to follow: not where one line an image is wanted.
+    ///
+    /// # Errors
+    /// When they cannot be written.
+    pub fn tell_half(
+        &self,
+        context: &Context,
+        direction: Direction,
+        images: &[Pulled],
+        report: &Report,
+    ) -> anyhow::Result<()> {
+        if self.quiet || images.is_empty() {
+            return Ok(());
+        }
+        if self.mode(context) != Mode::Json {
+            note(&results::summary(report, direction));
+        }
+        print(&match self.format {
+            Format::Text => results::text(images, direction),
+            Format::Json => results::json(images, report, direction)?,
+        })?;
+        Ok(())
+    }
+
     /// Results on standard output, the summary and failures on standard error, digests into their file.
     ///
     /// # Errors

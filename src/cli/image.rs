@@ -97,7 +97,10 @@ fn unusable(source: &dyn Source, manifest: &RawManifest, why: &str) -> Error {
 }
 
 /// The configuration, verified. Tries the origins in turn.
-async fn config_of(source: &dyn Source, image: &Image) -> Result<Bytes> {
+///
+/// # Errors
+/// Those of the place; `Invalid` when it is too large, `Verification` when it is not what its digest names.
+pub async fn config_of(source: &dyn Source, image: &Image) -> Result<Bytes> {
     let descriptor = &image.config;
     if descriptor.size > MAX_CONFIG_SIZE {
         return Err(Error::Invalid {

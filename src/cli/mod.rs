@@ -2,7 +2,9 @@
 //!
 //! - `args`: which words are commands, which are images.
 //! - `config`: flags, environment, file and defaults, each value with its origin.
-//! - `place`: from names to registries and the store.
+//! - `engine`: from the store into docker, podman, containerd.
+//! - `place`: from names to registries and the store; `transport`: to the other places that images are copied between,
+//!   `picked` and `staging` for those that are archives.
 //! - `commands`: one file a command.
 //! - `packing`, `recompress`: what goes into an archive; `unpacking`, `spool`: archives into the store.
 //! - `progress`: what happens, shown.
@@ -15,6 +17,7 @@ mod config;
 mod digestfile;
 mod draw;
 mod ending;
+mod engine;
 mod exit;
 mod foresight;
 mod image;
@@ -22,6 +25,7 @@ mod naming;
 mod output;
 mod packing;
 mod patient;
+mod picked;
 mod place;
 mod progress;
 mod recompress;
@@ -29,7 +33,9 @@ mod repair;
 mod results;
 mod signals;
 mod spool;
+mod staging;
 mod template;
+mod transport;
 mod unpacking;
 
 use std::ffi::OsString;

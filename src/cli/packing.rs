@@ -68,7 +68,7 @@ impl PackedImage {
     /// It is in the archive.
     pub fn ended(&self) -> Pulled {
         let (name, result) = (self.name.clone(), Ok(self.root.digest.clone()));
-        Pulled { name, result, done: Done::Moved, size: Size::default(), referrers: None }
+        Pulled { name, place: None, result, done: Done::Moved, size: Size::default(), referrers: None }
     }
 }
 

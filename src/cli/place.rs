@@ -26,10 +26,13 @@ const OTHER_TRANSPORTS: [&str; 6] =
 /// `Usage` for the other places of that syntax.
 pub fn of_registry(text: &str) -> Result<&str> {
     match text.split_once(':') {
-        Some((transport, rest)) if OTHER_TRANSPORTS.contains(&transport) => Err(Error::Usage(format!(
-            "{text}: {transport}: is no registry, and images travel between registries and the store only: bring it to one first \
-             (skopeo copy {text} docker://REGISTRY/NAME), or say docker.io/library/{transport}:{rest} if that is meant"
-        ))),
+        Some((transport, rest)) if OTHER_TRANSPORTS.contains(&transport) => {
+            let copier = if transport == "containers-storage" { "skopeo" } else { "layerpull" };
+            Err(Error::Usage(format!(
+                "{text}: {transport}: is no registry: bring it to one first ({copier} copy {text} docker://REGISTRY/NAME), \
+             or say docker.io/library/{transport}:{rest} if that is meant"
+            )))
+        }
         _ => Ok(text.strip_prefix("docker://").unwrap_or(text)),
     }
 }
@@ -132,7 +135,7 @@ impl Named {
 }
 
 /// A name in the store as a reference. One without a colon or slash is only a tag, and says nothing of a repository.
-fn qualified(name: &str) -> Option<Reference> {
+pub fn qualified(name: &str) -> Option<Reference> {
     name.contains(['/', ':']).then(|| name.parse().ok())?
 }
 

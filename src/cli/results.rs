@@ -17,8 +17,10 @@ use crate::transfer::{Plan, Report};
 pub enum Direction {
     /// Into the store.
     Here,
-    /// To a registry.
+    /// To a registry, or another place.
     There,
+    /// Into an engine.
+    Engine,
     /// Out of an archive into the store.
     Unpacked,
 }
@@ -28,7 +30,7 @@ impl Direction {
     pub fn here(self) -> &'static str {
         match self {
             Direction::Here | Direction::Unpacked => "here",
-            Direction::There => "there",
+            Direction::There | Direction::Engine => "there",
         }
     }
 }
@@ -47,6 +49,8 @@ pub struct Size {
 pub struct Pulled {
     /// Its full name.
     pub name: Reference,
+    /// Where it went, in skopeo's syntax, if that is no registry.
+    pub place: Option<String>,
     /// What it points to, or why it is not here.
     pub result: Result<Digest, Arc<Error>>,
     /// What was done for it.
@@ -83,12 +87,39 @@ pub fn sizes(plan: &Plan) -> BTreeMap<String, Size> {
 pub fn pulled(report: &Report, sizes: &BTreeMap<String, Size>) -> Vec<Pulled> {
     let image = |outcome: &crate::transfer::Outcome| Pulled {
         name: outcome.name.clone(),
+        place: None,
         result: outcome.result.clone(),
         done: if outcome.up_to_date { Done::Nothing } else { Done::Moved },
         size: sizes.get(&outcome.name.to_string()).copied().unwrap_or_default(),
         referrers: None,
     };
     report.images.iter().map(image).collect()
+}
+
+impl Pulled {
+    /// The name as it is shown: whole, or short as docker does.
+    fn title(&self, length: Length) -> String {
+        match (&self.place, length) {
+            (Some(place), _) => escape(place),
+            (None, Length::Whole) => self.name.to_string(),
+            (None, Length::Short) => self.name.familiar(),
+        }
+    }
+
+    /// The full name with its digest.
+    fn pinned(&self, digest: &Digest) -> String {
+        match self.name.digest() {
+            Some(_) if self.place.is_none() => self.title(Length::Whole),
+            _ => format!("{}@{digest}", self.title(Length::Whole)),
+        }
+    }
+}
+
+/// How much of a name is shown.
+#[derive(Debug, Clone, Copy)]
+enum Length {
+    Whole,
+    Short,
 }
 
 /// The end as docker writes it for a pull: digest, status, full name.
@@ -100,23 +131,18 @@ pub fn text(pulled: &[Pulled], direction: Direction) -> String {
             (Done::Kept, _) => "Image is kept as it was for",
             (Done::Moved, Direction::Here) => "Downloaded newer image for",
             (Done::Moved, Direction::There) => "Sent newer image for",
-            (Done::Moved, Direction::Unpacked) => "Loaded image",
+            (Done::Moved, Direction::Unpacked | Direction::Engine) => "Loaded image",
         };
         let referrers = image.referrers.map_or_else(String::new, |count| format!("Referrers: {count}\n"));
-        Some(format!("Digest: {digest}\n{referrers}Status: {status} {}\n{}\n", image.name.familiar(), image.name))
+        let (short, whole) = (image.title(Length::Short), image.title(Length::Whole));
+        Some(format!("Digest: {digest}\n{referrers}Status: {status} {short}\n{whole}\n"))
     };
     pulled.iter().filter_map(image).collect()
 }
 
 /// One line an image: its full name, pinned.
 pub fn quiet(pulled: &[Pulled]) -> String {
-    let line = |image: &Pulled| {
-        let digest = image.result.as_ref().ok()?;
-        Some(match image.name.digest() {
-            Some(_) => format!("{}\n", image.name),
-            None => format!("{}@{digest}\n", image.name),
-        })
-    };
+    let line = |image: &Pulled| Some(image.pinned(image.result.as_ref().ok()?) + "\n");
     pulled.iter().filter_map(line).collect()
 }
 
@@ -188,11 +214,11 @@ fn object(image: &Pulled, report: &Report, direction: Direction) -> Object {
         (Ok(_), Done::Nothing) => "up-to-date",
         (Ok(_), Done::Kept) => "kept",
         (Ok(_), Done::Moved) if direction == Direction::There => "sent",
-        (Ok(_), Done::Moved) if direction == Direction::Unpacked => "loaded",
+        (Ok(_), Done::Moved) if matches!(direction, Direction::Unpacked | Direction::Engine) => "loaded",
         (Ok(_), Done::Moved) => "downloaded",
     };
     Object {
-        reference: image.name.to_string(),
+        reference: image.place.clone().unwrap_or_else(|| image.name.to_string()),
         digest: image.result.as_ref().ok().map(Digest::to_string),
         status,
         size: image.size.whole,
@@ -254,6 +280,7 @@ fn in_words(cause: Cause) -> &'static str {
         Cause::Overlap => "twice where a connection took over from another",
         Cause::SessionLost => "again because an upload was lost",
         Cause::LocalSpoiled => "because a copy on this machine was spoiled",
+        Cause::LayerGone => "because the engine had lost a layer",
     }
 }
 
@@ -267,7 +294,14 @@ mod tests {
             Ok(()) => Ok(Digest::of(b"")),
             Err(why) => Err(Arc::new(Error::Limit(why.into()))),
         };
-        Pulled { name: name.parse().unwrap(), result, done, size: Size { whole: 100, missing: 40 }, referrers: None }
+        Pulled {
+            name: name.parse().unwrap(),
+            place: None,
+            result,
+            done,
+            size: Size { whole: 100, missing: 40 },
+            referrers: None,
+        }
     }
 
     #[test]

@@ -173,17 +173,24 @@ fn open_stepwise(folder: rustix::fd::BorrowedFd<'_>, relative: &Path) -> io::Res
 pub struct FileOrigin {
     folder: Folder,
     blob: Descriptor,
+    /// Where it is in the folder.
+    path: PathBuf,
 }
 
 impl FileOrigin {
-    /// The file of `blob`, which need not be there before it is opened.
+    /// The file of `blob` in an image layout, which need not be there before it is opened.
     pub fn new(folder: &Folder, blob: &Descriptor) -> FileOrigin {
-        FileOrigin { folder: folder.clone(), blob: blob.clone() }
+        FileOrigin::at(folder, blob, blob_path(&blob.digest))
+    }
+
+    /// The file at `path` in `folder`, which need not be there before it is opened.
+    pub fn at(folder: &Folder, blob: &Descriptor, path: impl Into<PathBuf>) -> FileOrigin {
+        FileOrigin { folder: folder.clone(), blob: blob.clone(), path: path.into() }
     }
 
     fn open_checked(&self) -> Result<File> {
-        let path = || self.folder.path.join(blob_path(&self.blob.digest));
-        let file = self.folder.blob(&self.blob.digest).map_err(|e| Error::store("open the blob", path())(e))?;
+        let path = || self.folder.path.join(&self.path);
+        let file = self.folder.file(&self.path).map_err(|e| Error::store("open the blob", path())(e))?;
         let found = file.metadata().map_err(|e| Error::store("examine the blob", path())(e))?.len();
         match found == self.blob.size {
             true => Ok(file),
@@ -209,7 +216,7 @@ impl Origin for FileOrigin {
     async fn open(&self, range: Range<u64>) -> Result<Body> {
         let file = self.open_checked()?;
         let end = range.end.min(self.blob.size);
-        let path = self.folder.path.join(blob_path(&self.blob.digest));
+        let path = self.folder.path.join(&self.path);
         Ok(Body {
             start: range.start,
             end: Some(end),

@@ -6,7 +6,10 @@
 //! link changes the time of change of the file, by which that store knows what it has verified, so it would hash the blob
 //! again; and from then on a program that writes to one of the two files through an open handle would change both,
 //! behind the back of the store that has verified it.
+//!
+//! - `find`: where engines keep what they have; `directory`: skopeo's `dir:`, as a source.
 
+pub mod directory;
 mod find;
 
 use std::io;

@@ -37,6 +37,12 @@ pub(super) struct Entry {
 }
 
 impl Entry {
+    /// What it points to, without what the index says about it.
+    pub fn bare(&self) -> Descriptor {
+        let Descriptor { media_type, digest, size, .. } = &self.descriptor;
+        Descriptor::new(media_type.as_str(), digest.clone(), *size)
+    }
+
     /// The name as the file has it.
     pub fn name(&self) -> Option<&str> {
         let annotations = &self.descriptor.annotations;
@@ -48,19 +54,17 @@ impl Entry {
         self.name().map_or_else(|| self.descriptor.digest.to_string(), str::to_owned)
     }
 
-    /// The name as a reference. One without a colon or slash is only a tag, and says nothing about the repository.
+    /// The name as a reference.
     pub fn reference(&self) -> Option<Reference> {
-        self.name().filter(|text| text.contains(['/', ':']))?.parse().ok()
+        self.name().and_then(qualified)
     }
 
     /// Whether it goes by this name; a digest in `name` plays no part.
     pub fn is_named(&self, name: &str) -> bool {
-        [IMAGE_NAME, REF_NAME].iter().filter_map(|key| self.descriptor.annotations.get(*key)).any(|text| {
-            // A name without a colon or slash is only a tag, and says nothing about the repository.
-            let qualified =
-                || text.contains(['/', ':']).then(|| text.parse::<Reference>().ok())?.map(|r| r.to_string());
-            text == name || qualified().is_some_and(|full| full == name)
-        })
+        [IMAGE_NAME, REF_NAME]
+            .iter()
+            .filter_map(|key| self.descriptor.annotations.get(*key))
+            .any(|text| text == name || qualified(text).is_some_and(|full| full.to_string() == name))
     }
 
     /// The platforms that are held; `None`: everything.
@@ -145,18 +149,41 @@ impl IndexFile {
     fn point(&mut self, name: &str, root: &Root) {
         let (same, others): (Vec<_>, Vec<_>) =
             self.named(name).into_iter().partition(|entry| entry.descriptor.digest == root.descriptor.digest);
-        let mut entry = same.first().and_then(|entry| self.object(entry)).unwrap_or_default();
+        self.put(same.first(), root, &[(IMAGE_NAME, name), (REF_NAME, name)]);
+        self.drop_entries(&others);
+    }
+
+    /// Makes `name`, kept as it is, point to `root`; without a name there is an entry for it that has none. Entries of
+    /// that name which point elsewhere go.
+    pub fn point_as(&mut self, name: Option<&str>, root: &Root) {
+        let entries = match name {
+            Some(name) => self.named(name),
+            None => self.entries().into_iter().filter(|entry| entry.name().is_none()).collect(),
+        };
+        let (same, others): (Vec<_>, Vec<_>) =
+            entries.into_iter().partition(|entry| entry.descriptor.digest == root.descriptor.digest);
+        let full = name.and_then(qualified).map(|reference| reference.to_string());
+        let full = full.as_deref().map(|full| (IMAGE_NAME, full));
+        let names: Vec<_> = name.map(|name| (REF_NAME, name)).into_iter().chain(full).collect();
+        self.put(same.first(), root, &names);
+        if name.is_some() {
+            self.drop_entries(&others);
+        }
+    }
+
+    /// Writes the entry `same`, or a new one, for `root`.
+    fn put(&mut self, same: Option<&Entry>, root: &Root, names: &[(&str, &str)]) {
+        let mut entry = same.and_then(|entry| self.object(entry)).unwrap_or_default();
         entry.insert("mediaType".into(), oci_type(&root.descriptor.media_type).into());
         entry.insert("digest".into(), root.descriptor.digest.to_string().into());
         entry.insert("size".into(), root.descriptor.size.into());
-        annotate(&mut entry, name, root);
+        annotate(&mut entry, names, root);
         let raw = to_raw_value(&Value::Object(entry)).expect("a JSON value can be written as JSON");
-        match same.first() {
+        match same {
             Some(entry) if self.entries[entry.position].get() == raw.get() => {}
             Some(entry) => self.entries[entry.position] = raw,
             None => self.entries.push(raw),
         }
-        self.drop_entries(&others);
     }
 
     fn object(&self, entry: &Entry) -> Option<Map<String, Value>> {
@@ -213,14 +240,12 @@ pub(super) enum Written {
     Outrun,
 }
 
-fn annotate(entry: &mut Map<String, Value>, name: &str, root: &Root) {
-    let annotations = entry.entry("annotations").or_insert_with(|| Value::Object(Map::new()));
-    if !annotations.is_object() {
-        *annotations = Value::Object(Map::new());
-    }
-    let Value::Object(annotations) = annotations else { return };
-    annotations.insert(IMAGE_NAME.into(), name.into());
-    annotations.insert(REF_NAME.into(), name.into());
+fn annotate(entry: &mut Map<String, Value>, names: &[(&str, &str)], root: &Root) {
+    let mut annotations = match entry.remove("annotations") {
+        Some(Value::Object(annotations)) => annotations,
+        _ => Map::new(),
+    };
+    annotations.extend(names.iter().map(|(key, name)| ((*key).to_owned(), Value::from(*name))));
     let media_type = root.descriptor.media_type.as_str();
     let kept = (oci_type(&root.descriptor.media_type) != media_type).then(|| media_type.to_owned());
     let joined = |platforms: &Vec<Platform>| platforms.iter().map(Platform::to_string).collect::<Vec<_>>().join(",");
@@ -230,6 +255,14 @@ fn annotate(entry: &mut Map<String, Value>, name: &str, root: &Root) {
             None => annotations.remove(key),
         };
     }
+    if !annotations.is_empty() {
+        entry.insert("annotations".into(), Value::Object(annotations));
+    }
+}
+
+/// The reference that `name` is. One without a colon or slash is only a tag, and says nothing about the repository.
+pub(super) fn qualified(name: &str) -> Option<Reference> {
+    name.contains(['/', ':']).then(|| name.parse().ok())?
 }
 
 fn read_bytes(paths: &Paths) -> Result<Option<Vec<u8>>> {

@@ -20,6 +20,11 @@ pub(super) struct Paths {
 }
 
 impl Paths {
+    /// The folder that is ours alone.
+    pub fn own(&self) -> PathBuf {
+        self.root.join(OWN)
+    }
+
     pub fn marker(&self) -> PathBuf {
         self.root.join("oci-layout")
     }

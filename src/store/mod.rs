@@ -11,6 +11,7 @@
 //! - `index`, `entered`: the names.
 //! - `graph`: what a name needs; `scan`: what lies here, named or not.
 //! - `source`, `sink`: the store as a place; `space`: room for what it will take.
+//! - `layout_image`: one image by the name that other tools gave it; `guest`: writing into a layout that is no store.
 //! - `images`: what is here, for people; `inventory`: for whoever packs something for this store.
 //! - `collect` removes what nobody needs, `verify` finds what is damaged.
 
@@ -18,11 +19,13 @@ mod check;
 mod collect;
 mod entered;
 mod graph;
+mod guest;
 mod images;
 mod index;
 mod inventory;
 mod journal;
 mod layout;
+mod layout_image;
 mod lock;
 mod partial;
 mod receive;
@@ -51,8 +54,10 @@ use crate::oci::{Algorithm, Descriptor, Digest, Reference};
 
 pub use collect::{Collect, Collected, Effect, Spare};
 pub use entered::Entered;
+pub use guest::Guest;
 pub use images::StoredImage;
 pub use index::{IMAGE_NAME, MEDIA_TYPE, PLATFORMS, REF_NAME};
+pub use layout_image::LayoutImage;
 pub use receive::{Pending, Receiving};
 pub use space::Space;
 pub use verify::{Broken, Damage};
@@ -171,8 +176,19 @@ impl Store {
     /// # Errors
     /// As [`Store::share`], and when the store cannot be made.
     pub async fn share_to_write(&self) -> Result<Shared> {
-        self.disk.create()?;
-        Ok(Shared { _lock: Some(self.share_lock().await?) })
+        for _ in 0..MAX_OUTRUN {
+            self.disk.create()?;
+            let lock = match self.share_lock().await {
+                // A guest tidied the layout up in between.
+                Err(Error::Store { source, .. }) if source.kind() == io::ErrorKind::NotFound => None,
+                lock => Some(lock?),
+            };
+            if lock.is_some() && self.disk.paths.lock("store").exists() {
+                return Ok(Shared { _lock: lock });
+            }
+            self.disk.created.store(false, Ordering::Release);
+        }
+        Err(self.disk.outrun())
     }
 
     async fn share_lock(&self) -> Result<Lock> {

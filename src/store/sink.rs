@@ -44,14 +44,7 @@ impl Sink for Store {
 
     async fn tagged(&self, name: &Reference) -> Result<Option<Root>> {
         let entries = IndexFile::read(&self.disk.paths)?.named(&kept_name(name));
-        Ok(entries.into_iter().next().map(|entry| Root {
-            platforms: entry.platforms(),
-            descriptor: Descriptor::new(
-                entry.descriptor.media_type.as_str(),
-                entry.descriptor.digest,
-                entry.descriptor.size,
-            ),
-        }))
+        Ok(entries.first().map(|entry| Root { platforms: entry.platforms(), descriptor: entry.bare() }))
     }
 
     async fn begin(&self, blob: &Descriptor, _: &[String]) -> Result<Begun> {
@@ -89,14 +82,7 @@ impl Sink for Store {
     }
 
     async fn tag(&self, name: &Reference, root: &Root) -> Result<()> {
-        self.require(root).await?;
-        // What another process put in place a moment ago, or one that was killed then, may not be durable yet.
-        let (disk, algorithms) = (self.disk.clone(), [Algorithm::Sha256, Algorithm::Sha384, Algorithm::Sha512]);
-        super::off(move || {
-            algorithms.into_iter().try_for_each(|algorithm| disk.sync_blobs(algorithm))?;
-            disk.paths.sync_above_blobs()
-        })
-        .await?;
+        self.require_durably(root).await?;
         let name = kept_name(name);
         // What the name held before is examined without the lock, because it may have to be hashed: then it must still
         // be what the name holds, or another process that added a platform meanwhile would lose it.
@@ -141,6 +127,18 @@ impl Store {
             }
         }
         Ok(())
+    }
+
+    /// As [`Store::require`], and what is here survives a loss of power.
+    pub(super) async fn require_durably(&self, root: &Root) -> Result<()> {
+        self.require(root).await?;
+        // What another process put in place a moment ago, or one that was killed then, may not be durable yet.
+        let (disk, algorithms) = (self.disk.clone(), [Algorithm::Sha256, Algorithm::Sha384, Algorithm::Sha512]);
+        super::off(move || {
+            algorithms.into_iter().try_for_each(|algorithm| disk.sync_blobs(algorithm))?;
+            disk.paths.sync_above_blobs()
+        })
+        .await
     }
 
     /// Fails unless everything below `root` that it claims is here: a name never points to half an image.

@@ -76,11 +76,11 @@ impl Transfer {
         Ok(walk)
     }
 
-    /// Registries take an index only with all its children: of one of which some platforms are wanted, the only child
+    /// Registries, among others, take an index only with all its children: of one of which some platforms are wanted, the only child
     /// that is, or a new index of those that are.
     async fn narrow(&self, job: &Job, root: Descriptor) -> Result<(Descriptor, Option<Node>)> {
         let Platforms::Only(wanted) = &job.platforms else { return Ok((root, None)) };
-        if job.sink.repository().is_none() || !root.media_type.is_index() {
+        if !job.sink.wants_all() || !root.media_type.is_index() {
             return Ok((root, None));
         }
         let node = self.node(job, &root).await?;
@@ -173,7 +173,7 @@ pub(super) struct Walk {
 
 impl Walk {
     fn of(root: Descriptor, job: &Job) -> Walk {
-        let narrowed = job.sink.repository().is_some();
+        let narrowed = job.sink.wants_all();
         Walk {
             root,
             tagged: None,

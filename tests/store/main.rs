@@ -17,7 +17,7 @@ use layerpull::error::Error;
 use layerpull::event::{Event, Observer};
 use layerpull::oci::manifest::MAX_DEPTH;
 use layerpull::oci::{Descriptor, Digest, MediaType, Platform, RawManifest};
-use layerpull::store::{Collect, Damage, Effect, PLATFORMS, Spare, Store};
+use layerpull::store::{Collect, Damage, Effect, LayoutImage, PLATFORMS, Spare, Store};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
@@ -67,6 +67,17 @@ async fn the_store_keeps_the_contract_of_every_sink() {
         let (dir, store) = fresh();
         dirs.lock().unwrap().push(dir);
         Arc::new(store) as Arc<dyn Sink>
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_image_of_a_layout_keeps_the_contract_of_every_sink() {
+    let dirs = Mutex::new(Vec::new());
+    contract::every_sink(|| async {
+        let (dir, store) = fresh();
+        dirs.lock().unwrap().push(dir);
+        Arc::new(LayoutImage::new(store, Some("v1".into()))) as Arc<dyn Sink>
     })
     .await;
 }

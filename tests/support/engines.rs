@@ -34,12 +34,17 @@ impl Docker {
         Docker { dir, _server: server }
     }
 
+    /// Where it listens.
+    pub fn socket(&self) -> PathBuf {
+        self.dir.path().join("socket")
+    }
+
     /// Runs `docker` with `args`, without anybody's configuration.
     pub fn run<A: AsRef<std::ffi::OsStr>>(&self, args: impl IntoIterator<Item = A>) -> Finished {
         let mut command = Command::new(program("docker"));
         command.env("DOCKER_CONFIG", self.dir.path().join("config")).env_remove("DOCKER_CONTEXT");
         command.env_remove("DOCKER_HOST").arg("--host");
-        command.arg(format!("unix://{}", self.dir.path().join("socket").display()));
+        command.arg(format!("unix://{}", self.socket().display()));
         finish(command.args(args))
     }
 }
@@ -72,10 +77,15 @@ impl Containerd {
         Containerd { _server: server.expect("containerd starts (it needs root)"), dir }
     }
 
+    /// Where it listens.
+    pub fn socket(&self) -> PathBuf {
+        self.dir.path().join("socket")
+    }
+
     /// Runs `ctr` with `args`.
     pub fn run<A: AsRef<std::ffi::OsStr>>(&self, args: impl IntoIterator<Item = A>) -> Finished {
         let mut command = Command::new(program("ctr"));
-        finish(command.arg("--address").arg(self.dir.path().join("socket")).args(args))
+        finish(command.arg("--address").arg(self.socket()).args(args))
     }
 
     /// Where it keeps everything.

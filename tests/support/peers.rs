@@ -81,12 +81,23 @@ impl Podman {
 
     /// Runs `podman` with `args`.
     pub fn run<A: AsRef<std::ffi::OsStr>>(&self, args: impl IntoIterator<Item = A>) -> Finished {
-        let below = |name: &str| self.dir.path().join(name);
         let mut command = Command::new(program("podman"));
-        command.args(["--storage-driver", "vfs", "--cgroup-manager", "cgroupfs", "--root"]).arg(below("root"));
-        command.arg("--runroot").arg(below("run")).arg("--tmpdir").arg(below("tmp"));
-        command.env("HOME", self.dir.path()).args(args);
-        finish(&mut command)
+        finish(command.envs(self.environment()).env("HOME", self.dir.path()).args(args))
+    }
+
+    /// What leads any podman to this store.
+    pub fn environment(&self) -> [(&'static str, PathBuf); 2] {
+        let at = |name: &str| self.dir.path().join(name);
+        let (root, run, tmp) = (at("root"), at("run"), at("tmp"));
+        let storage = format!(
+            "[storage]\ndriver = \"vfs\"\ngraphroot = \"{}\"\nrunroot = \"{}\"\n",
+            root.display(),
+            run.display()
+        );
+        let engine = format!("[engine]\ncgroup_manager = \"cgroupfs\"\ntmp_dir = \"{}\"\n", tmp.display());
+        fs::write(at("storage.conf"), storage).expect("a file in a temporary folder");
+        fs::write(at("containers.conf"), engine).expect("a file in a temporary folder");
+        [("CONTAINERS_STORAGE_CONF", at("storage.conf")), ("CONTAINERS_CONF", at("containers.conf"))]
     }
 }
 

@@ -1,28 +1,29 @@
-//! `layerpull copy`: an image from one registry to another, with no disk between.
+//! `layerpull copy`: an image from one place to another, between registries with no disk between.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use crate::cli::Context;
 use crate::cli::attached::{self, Along, Hanging};
 use crate::cli::config::{Flags, RegistryFlags, TransferFlags, values};
 use crate::cli::ending::OutputFlags;
 use crate::cli::foresight::{Foresight, ForesightFlags, Work};
-use crate::cli::place::{self, Side, locals, with_local};
+use crate::cli::place::{self, Side};
 use crate::cli::progress::Progress;
 use crate::cli::results::{Direction, Pulled};
-use crate::error::Result;
-use crate::oci::{Platform, Reference};
+use crate::cli::transport::{self, Reading, Spot, Writing};
+use crate::error::{Error, Result};
+use crate::oci::Platform;
 use crate::registry::Credential;
 use crate::transfer::{Job, Platforms, Report, Transfer};
 
 /// From where to where.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Image to copy
+    /// Image to copy: a name at a registry, or oci:DIR[:NAME], oci-archive:FILE[:NAME], docker-archive:FILE[:NAME],
+    /// dir:DIR, docker-daemon:NAME
     #[arg(value_name = "SRC")]
     source: String,
-    /// Name that it gets
+    /// Name that it gets, or one of these places
     #[arg(value_name = "DST")]
     target: String,
     /// Platform to copy of an index, as OS/ARCH[/VARIANT] (repeatable): of one its manifest, of several a new index
@@ -128,59 +129,72 @@ impl Args {
 /// # Errors
 /// Those of the image; `Interrupted`.
 pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
-    let names = (context.reference(&args.source)?, context.reference(&args.target)?);
+    let ends = (Spot::parse(&args.source)?, Spot::parse(&args.target)?);
     if args.foresight.check()? {
-        return foresee(&args, names, context).await;
+        return foresee(&args, ends, context).await;
     }
     let digests = args.output.digests()?;
     let progress = Progress::start(args.output.mode(context));
-    let ended = copy(&args, names, context, &progress).await;
+    let ended = copy(&args, ends, context, &progress).await;
     progress.finish();
     args.output.conclude(context, Direction::There, ended?, digests)
 }
 
 async fn copy(
     args: &Args,
-    names: (Reference, Reference),
+    ends: (Spot, Spot),
     context: &Context,
     progress: &Progress,
 ) -> Result<(Vec<Pulled>, Report)> {
     let transfer = context.transfer(progress.events());
-    let image = image(args, names, context, &transfer).await?;
-    attached::along(&transfer, &[image]).await
+    let far = place::registry_of(&context.settings, &args.sides.target(), transfer.events.clone());
+    let writing = Writing::open(&ends.1, &far, context, transfer.events.clone()).await?;
+    let (image, _reading) = image(args, ends, &writing, context, &transfer).await?;
+    let (mut pulled, report) = attached::along(&transfer, &[image]).await?;
+    writing.deliver(&mut pulled, context, &transfer.events).await;
+    Ok((pulled, report))
 }
 
 /// Says what a copy would do.
-async fn foresee(args: &Args, names: (Reference, Reference), context: &Context) -> anyhow::Result<()> {
+async fn foresee(args: &Args, ends: (Spot, Spot), context: &Context) -> anyhow::Result<()> {
     let transfer = context.transfer(context.notices());
-    let image = image(args, names, context, &transfer).await?;
+    let far = place::registry_of(&context.settings, &args.sides.target(), transfer.events.clone());
+    let writing = Writing::foreseen(&ends.1, &far, context, transfer.events.clone())?;
+    let (image, _reading) = image(args, ends, &writing, context, &transfer).await?;
     let plan = attached::foreseen(&transfer, &[image]).await?;
     let foresight = Foresight { plan, kept: Vec::new(), direction: Direction::There, disk: None };
     foresight.conclude(context, &args.output, args.foresight, Work::None)
 }
 
+/// The image, and what must stay open while it is read.
 async fn image(
     args: &Args,
-    (name, target): (Reference, Reference),
+    (from, to): (Spot, Spot),
+    writing: &Writing,
     context: &Context,
     transfer: &Transfer,
-) -> Result<Along> {
-    let events = &transfer.events;
-    let from = place::registry_of(&context.settings, &args.sides.source(), events.clone());
-    let to = place::registry_of(&context.settings, &args.sides.target(), events.clone());
-    let source = with_local(Arc::new(from.repository(&name)?), &locals(&context.settings, None)?);
-    let there = Arc::new(to.repository_to_write(&target));
-    let platforms = match args.platform.is_empty() {
-        true => Platforms::All,
-        false => Platforms::Only(args.platform.clone()),
+) -> Result<(Along, Reading)> {
+    let registry = place::registry_of(&context.settings, &args.sides.source(), transfer.events.clone());
+    let reading = Reading::open(&from, &registry, context, transfer.events.clone()).await?;
+    if args.all_platforms && to.takes_one_platform() {
+        return Err(Error::Usage(format!("{to}: it takes one platform: leave out --all-platforms")));
+    }
+    let platforms = match to.takes_one_platform() && args.platform.is_empty() {
+        true => Platforms::Only(vec![context.platform()]),
+        false => reading.platforms(&args.platform),
     };
-    let job = Job { name, target, source, sink: there.clone(), platforms };
+    let (name, target) = transport::names(&from, &to);
+    let job = Job { name, target, source: reading.source.clone(), sink: writing.sink.clone(), platforms };
     let hanging = match args.referrers {
         true => {
-            let tags = transfer.persist(&job.name.name(), || from.tags(&job.name)).await?;
-            Some(Hanging { there: Some(there), tags: tags.into() })
+            let there = Some(writing.listing()?);
+            let tags = match from.is_registry() {
+                true => transfer.persist(&job.name.name(), || registry.tags(&job.name)).await?,
+                false => Vec::new(),
+            };
+            Some(Hanging { there, tags: tags.into() })
         }
         false => None,
     };
-    Ok(Along { job, hanging })
+    Ok((Along { job, hanging }, reading))
 }

@@ -4,6 +4,7 @@ use serde::Serialize;
 
 use crate::cli::config::TransferFlags;
 use crate::cli::ending::OutputFlags;
+use crate::cli::engine::{self, EngineName};
 use crate::cli::output::{escape, json_line, print, table};
 use crate::cli::progress::Progress;
 use crate::cli::results::{Direction, Pulled};
@@ -37,9 +38,12 @@ pub struct How {
     /// Name that the image gets, where it is the only one
     #[arg(long, value_name = "IMAGE")]
     name: Option<String>,
+    /// Load the images into an engine, too, which gets the layers that it lacks: docker, podman or containerd[:NAMESPACE]
+    #[arg(long, value_name = "ENGINE", conflicts_with = "list")]
+    pub to: Option<EngineName>,
     /// What is printed.
     #[command(flatten)]
-    output: OutputFlags,
+    pub output: OutputFlags,
     /// How blobs are moved.
     #[command(flatten)]
     pub transfer: TransferFlags,
@@ -69,7 +73,10 @@ pub async fn load(files: &[String], how: &How, context: &Context) -> anyhow::Res
     let progress = Progress::start(how.output.mode(context));
     let ended = import(archives, &choice, context, &progress).await;
     progress.finish();
-    how.output.conclude(context, Direction::Unpacked, ended?, digests)
+    match &how.to {
+        None => how.output.conclude(context, Direction::Unpacked, ended?, digests),
+        Some(engine) => engine::hand_on(&how.output, engine, (Direction::Unpacked, ended?), context, digests).await,
+    }
 }
 
 async fn import(

@@ -1,16 +1,21 @@
-//! `layerpull inventory`: what the store has, as a file for whoever packs something for it.
+//! `layerpull inventory`: what the store or an engine has, as a file for whoever packs something for it.
 
 use std::fs;
 use std::path::PathBuf;
 
 use crate::cli::Context;
+use crate::cli::engine::EngineName;
 use crate::cli::output::{note, print};
 use crate::cli::place;
-use crate::error::Error;
+use crate::error::{Error, Result};
+use crate::oci::Inventory;
 
-/// Where it goes.
+/// What is listed, and where that goes.
 #[derive(Debug, clap::Args)]
 pub struct Args {
+    /// An engine: docker, podman or containerd[:NAMESPACE] [default: the store]
+    #[arg(value_name = "ENGINE")]
+    engine: Option<EngineName>,
     /// File to write [default: standard output]
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
@@ -19,11 +24,12 @@ pub struct Args {
 /// Lists digests.
 ///
 /// # Errors
-/// When the store is damaged; `Store`.
+/// When the store is damaged; `NotFound` when an engine is not there or not running; `Store`.
 pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
-    let store = place::store(context, context.notices())?;
-    let _shared = store.share().await?;
-    let inventory = store.inventory().await?;
+    let inventory = match &args.engine {
+        None => of_store(context).await?,
+        Some(engine) => of_engine(engine).await?,
+    };
     let text = inventory.to_json();
     match args.output.filter(|path| path.as_os_str() != "-") {
         None => print(&text)?,
@@ -36,4 +42,21 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
         }
     }
     Ok(())
+}
+
+async fn of_store(context: &Context) -> Result<Inventory> {
+    let store = place::store(context, context.notices())?;
+    let _shared = store.share().await?;
+    store.inventory().await
+}
+
+async fn of_engine(engine: &EngineName) -> Result<Inventory> {
+    let holdings = engine.open()?.holdings().await?;
+    if holdings.blobs.is_empty() && !holdings.diff_ids.is_empty() {
+        note(&format!(
+            "{engine} keeps no blobs as they came, only unpacked layers: an archive for it leaves nothing out; import it \
+             there with `layerpull import --to {engine}`, which leaves out what the store there has"
+        ));
+    }
+    Ok(Inventory { blobs: holdings.blobs, diff_ids: holdings.diff_ids })
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::cli::Context;
 use crate::cli::config::{Flags, RegistryFlags, TransferFlags};
 use crate::cli::ending::OutputFlags;
+use crate::cli::engine::{self, EngineName};
 use crate::cli::foresight::{Disk, Foresight, ForesightFlags, Work};
 use crate::cli::place::{self, locals, registry, with_local};
 use crate::cli::progress::Progress;
@@ -35,6 +36,9 @@ pub struct Args {
     /// Whether it is only planned.
     #[command(flatten)]
     foresight: ForesightFlags,
+    /// Load them into an engine, too, which gets the layers that it lacks: docker, podman or containerd[:NAMESPACE]
+    #[arg(long, value_name = "ENGINE")]
+    to: Option<EngineName>,
     /// What is printed.
     #[command(flatten)]
     output: OutputFlags,
@@ -91,7 +95,10 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     let progress = Progress::start(args.output.mode(context));
     let ended = pull(&args, names, context, &progress).await;
     progress.finish();
-    args.output.conclude(context, Direction::Here, ended?, digests)
+    match &args.to {
+        None => args.output.conclude(context, Direction::Here, ended?, digests),
+        Some(engine) => engine::hand_on(&args.output, engine, (Direction::Here, ended?), context, digests).await,
+    }
 }
 
 async fn pull(

@@ -154,7 +154,14 @@ fn unplanned(images: &Images) -> impl Iterator<Item = Pulled> {
     let kept = images.kept.iter().map(|(name, digest)| (name, Ok(digest.clone()), Done::Kept));
     let failed = images.failed.iter().map(|(name, error)| (name, Err(Arc::clone(error)), Done::Nothing));
     let all = kept.chain(failed);
-    all.map(|(name, result, done)| Pulled { name: name.clone(), result, done, size: Size::default(), referrers: None })
+    all.map(|(name, result, done)| Pulled {
+        name: name.clone(),
+        place: None,
+        result,
+        done,
+        size: Size::default(),
+        referrers: None,
+    })
 }
 
 async fn foresee(args: &Args, mirror: &Mirror, context: &Context) -> anyhow::Result<()> {

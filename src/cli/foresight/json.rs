@@ -128,7 +128,7 @@ fn planned(foresight: &Foresight, image: &ImagePlan, blobs: &[Listed<'_>]) -> Im
         status: match (image.up_to_date, foresight.direction) {
             (true, _) => "up-to-date",
             (false, Direction::Here | Direction::Unpacked) => "would-download",
-            (false, Direction::There) => "would-send",
+            (false, Direction::There | Direction::Engine) => "would-send",
         },
         moved: totals.planned,
         mounted: totals.mountable,

@@ -36,7 +36,7 @@ fn head(foresight: &Foresight, image: &ImagePlan) -> String {
     let status = match (image.up_to_date, foresight.direction) {
         (true, _) => "up to date",
         (false, Direction::Here | Direction::Unpacked) => "would be downloaded",
-        (false, Direction::There) => "would be sent",
+        (false, Direction::There | Direction::Engine) => "would be sent",
     };
     title(&image.target, &image.root.descriptor.digest, status)
 }
@@ -70,7 +70,7 @@ fn verb(direction: Direction, way: Way<'_>) -> &'static str {
         (Way::Mount(_), _) => "mount",
         (Way::Copy(_), _) => "reuse",
         (Way::Network, Direction::Here | Direction::Unpacked) => "fetch",
-        (Way::Network, Direction::There) => "send",
+        (Way::Network, Direction::There | Direction::Engine) => "send",
     }
 }
 

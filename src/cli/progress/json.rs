@@ -146,6 +146,7 @@ fn cause_name(cause: Cause) -> &'static str {
         Cause::Overlap => "overlap",
         Cause::SessionLost => "session-lost",
         Cause::LocalSpoiled => "local-spoiled",
+        Cause::LayerGone => "layer-gone",
     }
 }
 
