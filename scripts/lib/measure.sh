@@ -24,7 +24,8 @@ measure() {
   rss=$(($(tail -n 1 "$RESULTS/rss") * 1024))
   syncing=
   if [ "$2" = layerpull ]; then
-    syncing=$(jq -rs 'last.run.syncing_ms // empty' "$RESULTS/out")
+    # What only writes an archive has no run to tell of.
+    syncing=$(jq -rs 'last | if has("files") then "-" else .run.syncing_ms // empty end' "$RESULTS/out")
     [ -n "$syncing" ] || die "layerpull did not say how long it synced: $(head -n 3 "$RESULTS/out")"
   fi
   sleep 0.2 # the registry logs a request after its last byte

@@ -6,8 +6,9 @@
 //!
 //! - `frame`: the headers of a tar, read with bounds and written the same in every run; `compression`: what is around it.
 //! - `volumes`: the bytes on disk, also where several files are one archive; `split`: the index of such files.
-//! - `open`: an archive on disk, as [`Source`](crate::content::Source); `sequential`, `seen`: one that comes in order.
-//! - `layout`, `docker`: what the formats define; `presumed`: what an archive leaves out.
+//! - `open`: an archive on disk, as [`Source`](crate::content::Source); `listed`: where its entries lie; `sequential`, `seen`:
+//!   one that comes in order.
+//! - `meaning`: which images the entries are; `layout`, `docker`: what the formats define; `presumed`: what is left out.
 //! - `gather`: the graph of what is written; `pack`, `output`: writing it.
 
 mod compression;
@@ -15,6 +16,8 @@ mod docker;
 mod frame;
 mod gather;
 mod layout;
+mod listed;
+mod meaning;
 mod open;
 mod output;
 mod pack;

@@ -2,27 +2,23 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::io;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use super::compression::{Compression, MAGIC};
-use super::docker::{self, DockerImage, LayerFile};
-use super::frame::{Fault, Headers, Kind, padding};
-use super::presumed::{self, PRESUMED, Presumed};
-use super::volumes::{Cursor, Slice, Volumes};
+use super::listed::{Listed, Slot};
+use super::meaning::{Meaning, meaning};
+use super::presumed::Presumed;
+use super::volumes::{Slice, Volumes};
 use super::{Seen, layout};
-use crate::content::file::{FileOrigin, Folder, PIECE, blob_path, read_all};
-use crate::content::{Origin, Source};
+use crate::content::file::{FileOrigin, Folder, blob_path, read_all};
+use crate::content::{Body, Origin, Provenance, Source};
 use crate::error::{Error, Result};
-use crate::oci::config::MAX_CONFIG_SIZE;
 use crate::oci::manifest::MAX_MANIFEST_SIZE;
-use crate::oci::{Algorithm, Descriptor, Digest, Hasher, Platform, RawManifest, Reference};
-
-/// Most steps from a link to what it means.
-const MAX_LINKS: usize = 8;
+use crate::oci::{Descriptor, Digest, Platform, RawManifest, Reference};
 
 /// Images in a tar, in the volumes of one, or in a folder. A cheap clone over shared state.
 #[derive(Clone)]
@@ -67,30 +63,6 @@ enum Holder {
     Folder(Folder),
     /// Where they went when they came by, in order.
     Passed,
-}
-
-/// Where an entry lies in a tar.
-#[derive(Debug, Clone, Copy)]
-struct Slot {
-    offset: u64,
-    size: u64,
-}
-
-/// The entries of an archive, by name.
-pub(super) trait Lookup {
-    /// The bytes of a small file, of at most `limit`; `None` when it is not there.
-    fn small(&self, name: &str, limit: u64) -> Result<Option<Bytes>, Fault>;
-    /// What lies under the path of a layer whose uncompressed bytes should have the digest `diff_id`.
-    fn layer(&self, name: &str, diff_id: &Digest) -> Result<Option<LayerFile>, Fault>;
-}
-
-/// What the entries mean.
-pub(super) struct Meaning {
-    form: Form,
-    images: Vec<Packed>,
-    presumed: Vec<Presumed>,
-    made: HashMap<Digest, Bytes>,
-    layers: Vec<(Digest, String)>,
 }
 
 impl Archive {
@@ -253,17 +225,17 @@ impl Source for Archive {
         if let Some(bytes) = self.made.get(&blob.digest) {
             return vec![Arc::new(super::seen::InMemory { place: self.place.clone(), bytes: bytes.clone() })];
         }
-        match &self.holder {
-            Holder::Passed => Vec::new(),
-            Holder::Folder(folder) => vec![Arc::new(FileOrigin::new(folder, blob))],
-            Holder::Tar { volumes, slots } => {
-                let slice = |slot: &Slot| -> Arc<dyn Origin> {
-                    let (volumes, blob) = (volumes.clone(), blob.clone());
-                    Arc::new(Slice { volumes, offset: slot.offset, len: slot.size, blob })
-                };
-                slots.get(&blob.digest).map(slice).into_iter().collect()
+        let slot = match &self.holder {
+            Holder::Folder(folder) => return vec![Arc::new(FileOrigin::new(folder, blob))],
+            Holder::Tar { volumes, slots } => slots.get(&blob.digest).map(|slot| (volumes.clone(), *slot)),
+            Holder::Passed => None,
+        };
+        vec![match slot {
+            Some((volumes, slot)) => {
+                Arc::new(Slice { volumes, offset: slot.offset, len: slot.size, blob: blob.clone() })
             }
-        }
+            None => Arc::new(Absent { archive: self.clone(), blob: blob.digest.clone() }),
+        }]
     }
 
     async fn referrers(&self, subject: &Digest) -> Result<Vec<Descriptor>> {
@@ -279,175 +251,25 @@ impl Source for Archive {
     }
 }
 
-/// The entries of a tar on disk.
-struct Listed<'a> {
-    volumes: &'a Volumes,
-    files: HashMap<String, Slot>,
-    links: HashMap<String, String>,
+/// A blob that an archive names and does not have: whoever wants its bytes is told.
+#[derive(Debug)]
+struct Absent {
+    archive: Archive,
+    blob: Digest,
 }
 
-impl<'a> Listed<'a> {
-    /// Reads the headers, and passes over the bytes between them.
-    fn read(volumes: &'a Volumes) -> Result<Listed<'a>, Fault> {
-        let mut listed = Listed { volumes, files: HashMap::new(), links: HashMap::new() };
-        let (mut cursor, mut headers) = (Cursor { volumes, at: 0 }, Headers::default());
-        while let Some(entry) = headers.next(&mut cursor)? {
-            let slot = Slot { offset: cursor.at, size: entry.size };
-            cursor.pass(entry.size)?;
-            cursor.pass(padding(entry.size))?;
-            let former = match entry.kind {
-                Kind::Folder => continue,
-                Kind::File => listed.files.insert(entry.name.clone(), slot).is_some(),
-                Kind::Link(target) => listed.links.insert(entry.name.clone(), target).is_some(),
-            };
-            if former || (listed.files.contains_key(&entry.name) && listed.links.contains_key(&entry.name)) {
-                return Err(twice(&entry.name));
-            }
-        }
-        Ok(listed)
+#[async_trait]
+impl Origin for Absent {
+    fn host(&self) -> &str {
+        &self.archive.place
     }
 
-    fn file(&self, name: &str) -> Result<Option<Slot>, Fault> {
-        Ok(self.files.get(followed(&self.links, name)?).copied())
-    }
-}
-
-/// Two entries of one name: two readers could see two different things.
-pub(super) fn twice(name: &str) -> Fault {
-    Fault::invalid(name, "it stands in the archive twice")
-}
-
-/// What `name` means when it is a link.
-pub(super) fn followed<'l>(links: &'l HashMap<String, String>, name: &'l str) -> Result<&'l str, Fault> {
-    let mut at = name;
-    for _ in 0..MAX_LINKS {
-        match links.get(at) {
-            None => return Ok(at),
-            // A blob of a layout is a file; only the layers of docker's own format are links now and then.
-            Some(_) if layout::blob(at).is_some() => return Err(Fault::invalid(at, "a link where a blob should be")),
-            Some(target) => at = target,
-        }
-    }
-    Err(Fault::invalid(name, format!("more than {MAX_LINKS} links behind each other")))
-}
-
-impl Slot {
-    fn read(&self, volumes: &Volumes, name: &str, limit: u64) -> Result<Bytes, Fault> {
-        if self.size > limit {
-            return Err(Fault::invalid(name, format!("it has {} bytes, more than {limit}", self.size)));
-        }
-        let mut bytes = vec![0; self.size as usize];
-        volumes.read_exact_at(&mut bytes, self.offset)?;
-        Ok(bytes.into())
+    fn provenance(&self) -> Provenance {
+        Provenance::Local
     }
 
-    fn hash(&self, volumes: &Volumes) -> Result<Digest, Fault> {
-        let mut hasher = Hasher::new(Algorithm::Sha256);
-        let mut buffer = vec![0; PIECE];
-        let mut at = 0;
-        while at < self.size {
-            let count = buffer.len().min(usize::try_from(self.size - at).unwrap_or(usize::MAX));
-            volumes.read_exact_at(&mut buffer[..count], self.offset + at)?;
-            hasher.update(&buffer[..count]);
-            at += count as u64;
-        }
-        Ok(hasher.finish())
-    }
-}
-
-impl Lookup for Listed<'_> {
-    fn small(&self, name: &str, limit: u64) -> Result<Option<Bytes>, Fault> {
-        self.file(name)?.map(|slot| slot.read(self.volumes, name, limit)).transpose()
-    }
-
-    fn layer(&self, name: &str, diff_id: &Digest) -> Result<Option<LayerFile>, Fault> {
-        let Some(slot) = self.file(name)? else { return Ok(None) };
-        let mut magic = vec![0; MAGIC.min(slot.size as usize)];
-        self.volumes.read_exact_at(&mut magic, slot.offset)?;
-        let compression = Compression::of(&magic);
-        let digest = match compression {
-            // Whoever takes the layer finds out whether it is what the configuration says.
-            Compression::None => diff_id.clone(),
-            _ => slot.hash(self.volumes)?,
-        };
-        Ok(Some(LayerFile { digest, size: slot.size, compression }))
-    }
-}
-
-impl Lookup for Folder {
-    fn small(&self, name: &str, limit: u64) -> Result<Option<Bytes>, Fault> {
-        match self.file(Path::new(name)).and_then(|file| read_all(file, limit)) {
-            Ok(bytes) => Ok(Some(bytes.into())),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(e) => Err(Fault::invalid(name, e)),
-        }
-    }
-
-    fn layer(&self, _: &str, _: &Digest) -> Result<Option<LayerFile>, Fault> {
-        Ok(None)
-    }
-}
-
-/// What the entries of an archive mean.
-fn meaning(entries: &impl Lookup) -> Result<Meaning, Fault> {
-    let presumed = entries.small(PRESUMED, MAX_MANIFEST_SIZE)?.map(|bytes| presumed::read(&bytes)).transpose()?;
-    let marker = entries.small(layout::MARKER, MAX_MANIFEST_SIZE)?;
-    let index = entries.small(layout::INDEX, MAX_MANIFEST_SIZE)?;
-    let mut meaning = match (marker, index, entries.small(docker::MANIFEST, MAX_MANIFEST_SIZE)?) {
-        (Some(marker), Some(index), _) => {
-            layout::check(&marker)?;
-            let images = layout::images(&index)?;
-            Meaning { form: Form::Layout, images, presumed: vec![], made: HashMap::new(), layers: vec![] }
-        }
-        (_, _, Some(manifest)) => Meaning::of_docker(&docker::parse(&manifest)?, entries)?,
-        _ => {
-            let why = "neither an OCI layout nor a docker-archive: it has no index.json and no manifest.json";
-            return Err(Fault::invalid("archive", why));
-        }
-    };
-    meaning.presumed = presumed.unwrap_or_default();
-    Ok(meaning)
-}
-
-impl Meaning {
-    fn of_docker(images: &[DockerImage], entries: &impl Lookup) -> Result<Meaning, Fault> {
-        let mut meaning =
-            Meaning { form: Form::Docker, images: vec![], presumed: vec![], made: HashMap::new(), layers: vec![] };
-        for image in images {
-            let manifest = meaning.manifest(image, entries)?;
-            let tags = image.repo_tags.clone().unwrap_or_default();
-            let packed = |name: Option<String>| {
-                let reference = name.as_deref().and_then(layout::qualified);
-                Packed { name, reference, root: manifest.descriptor(), platforms: None }
-            };
-            match tags.is_empty() {
-                true => meaning.images.push(packed(None)),
-                false => meaning.images.extend(tags.into_iter().map(|tag| packed(Some(tag)))),
-            }
-            meaning.made.insert(manifest.digest.clone(), manifest.bytes.clone());
-        }
-        Ok(meaning)
-    }
-
-    fn manifest(&mut self, image: &DockerImage, entries: &impl Lookup) -> Result<RawManifest, Fault> {
-        let absent = |path: &str| Fault::invalid(path, "manifest.json names it, and it is not in the archive");
-        let config = entries.small(&image.config, MAX_CONFIG_SIZE)?.ok_or_else(|| absent(&image.config))?;
-        let diff_ids = docker::diff_ids(&config, &image.config)?;
-        let mut layers = Vec::new();
-        for (path, diff_id) in image.layers.iter().flatten().zip(&diff_ids) {
-            let layer = entries.layer(path, diff_id)?.ok_or_else(|| absent(path))?;
-            self.layers.push((layer.digest.clone(), path.clone()));
-            layers.push(layer);
-        }
-        // One too many is told as well.
-        let paths = image.layers.as_ref().map_or(0, Vec::len);
-        if paths > diff_ids.len() {
-            let why = format!("it has {} layers, the archive {paths} for it", diff_ids.len());
-            return Err(Fault::invalid(&image.config, why));
-        }
-        let manifest = docker::assemble(&image.config, &config, layers)?;
-        self.made.insert(Digest::of(&config), config);
-        Ok(manifest)
+    async fn open(&self, _: Range<u64>) -> Result<Body> {
+        Err(self.archive.not_found(&self.blob))
     }
 }
 

@@ -162,8 +162,8 @@ mod tests {
     fn volumes_come_in_any_order_and_find_each_other() {
         let (dir, paths) = scene(&["a.tar.001", "a.tar.002"]);
         let reversed: Vec<PathBuf> = paths.iter().rev().cloned().collect();
-        assert_eq!(volumes_of(&reversed).unwrap(), [paths.clone()]);
-        assert_eq!(volumes_of(&paths[1..]).unwrap(), [paths.clone()]);
+        assert_eq!(volumes_of(&reversed).unwrap(), std::slice::from_ref(&paths));
+        assert_eq!(volumes_of(&paths[1..]).unwrap(), std::slice::from_ref(&paths));
         let other = dir.path().join("b.tar");
         assert_eq!(volumes_of(&[dir.path().join("a.tar.volumes.json"), other.clone()]).unwrap(), [paths, vec![other]]);
     }

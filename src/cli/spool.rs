@@ -88,7 +88,7 @@ impl Spool<'_> {
             self.seen.went_on(&entry.name, blob.digest, entry.size, &[]);
             return Ok(());
         }
-        self.events.on(&Event::Planned { blobs: vec![(blob.clone(), Holding::Missing)] });
+        self.events.on(&Event::Found { blob: blob.clone() });
         self.events.on(&Event::Started { blob: blob.digest.clone(), resumed: 0 });
         let mut receiving = self.store.receive().await?;
         let mut magic = Vec::new();
@@ -106,7 +106,7 @@ impl Spool<'_> {
     async fn layer(&mut self, entry: &Entry, from: &mut Sequential) -> Result<()> {
         let unnamed = Digest::of(entry.name.as_bytes());
         let shown = Descriptor::new(UNKNOWN, unnamed.clone(), entry.size);
-        self.events.on(&Event::Planned { blobs: vec![(shown, Holding::Missing)] });
+        self.events.on(&Event::Found { blob: shown });
         self.events.on(&Event::Started { blob: unnamed.clone(), resumed: 0 });
         let mut receiving = self.store.receive().await?;
         let mut magic = Vec::new();

@@ -1,6 +1,7 @@
 //! Archives into the store: which images of them, under which names, in which order.
 
 use std::collections::BTreeSet;
+use std::fs::File;
 use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -60,21 +61,14 @@ fn one(volumes: &[PathBuf]) -> Result<Opened> {
     if path.is_dir() {
         return Archive::open(volumes).map(Opened::Disk);
     }
-    let file = open_file(path)?;
     let place = path.display().to_string();
-    let is_file = file.metadata().map_err(Error::store("examine", path))?.is_file();
-    let compression = Compression::of_file(&file);
-    match is_file.then_some(compression) {
-        Some(Ok(Compression::None)) => Archive::open(volumes).map(Opened::Disk),
-        Some(Err(e)) => Err(Error::store("read", path)(e)),
-        // A named pipe, or what has to be decompressed in order.
-        _ => Ok(Opened::Stream(Sequential::start(blocking(path)?, &place)?)),
+    // A named pipe is opened once: whoever writes it would see the end of the first reader.
+    let is_pipe = std::fs::metadata(path).is_ok_and(|meta| !meta.is_file());
+    let file = if is_pipe { File::open(path).map_err(Error::store("open", path))? } else { open_file(path)? };
+    match is_pipe || Compression::of_file(&file).map_err(Error::store("read", path))? != Compression::None {
+        true => Ok(Opened::Stream(Sequential::start(file, &place)?)),
+        false => Archive::open(volumes).map(Opened::Disk),
     }
-}
-
-/// The file, read as a pipe is read: waiting for what comes.
-fn blocking(path: &Path) -> Result<std::fs::File> {
-    std::fs::File::open(path).map_err(Error::store("open", path))
 }
 
 /// Brings archives into a store.
@@ -163,7 +157,7 @@ impl Unpacking<'_> {
         let source: Arc<dyn Source> = Arc::new(archive.clone());
         let mut jobs = Vec::new();
         for image in archive.images() {
-            let target = named(archive, image)?;
+            let target = self.target(archive, image).await?;
             let is_wanted = self.choice.only.is_empty() || self.choice.only.contains(&target);
             if !is_wanted {
                 continue;
@@ -182,16 +176,47 @@ impl Unpacking<'_> {
         Ok(jobs)
     }
 
+    /// The name that an image gets. One without a name that belongs to another one is kept beside it, by its digest.
+    async fn target(&self, archive: &Archive, image: &Packed) -> Result<Reference> {
+        if image.name.is_some() {
+            return named(archive, image);
+        }
+        let manifest = self.manifest(archive, &image.root).await?;
+        let subject = manifest.as_ref().and_then(Manifest::subject).map(|subject| &subject.digest);
+        let Some(subject) = subject else { return named(archive, image) };
+        let mut beside = None;
+        for other in archive.images() {
+            let Some(name) = &other.reference else { continue };
+            let is_child = match self.manifest(archive, &other.root).await? {
+                Some(Manifest::Index(index)) => index.manifests.iter().any(|child| child.digest == *subject),
+                _ => false,
+            };
+            if is_child || other.root.digest == *subject {
+                return Ok(name.at(image.root.digest.clone()));
+            }
+            beside = beside.or(Some(name));
+        }
+        // It hangs on what hangs on one of them.
+        beside.map_or_else(|| named(archive, image), |name| Ok(name.at(image.root.digest.clone())))
+    }
+
+    /// A manifest of the archive, wherever it is by now; `None` where it is no manifest, or nowhere.
+    async fn manifest(&self, archive: &Archive, descriptor: &Descriptor) -> Result<Option<Manifest>> {
+        let raw = match archive.holds(&descriptor.digest) {
+            true => Some(archive.manifest(descriptor).await?),
+            false => self.store.held_manifest(&descriptor.digest).await?,
+        };
+        Ok(raw.and_then(|raw| raw.parse().ok()))
+    }
+
     /// What of an index is taken: what there is of it, in the archive or here.
     async fn platforms(&self, archive: &Archive, image: &Packed) -> Result<Platforms> {
         if let Some(platforms) = &image.platforms {
             return Ok(Platforms::Only(platforms.clone()));
         }
-        if !image.root.media_type.is_index() || !archive.holds(&image.root.digest) {
+        let Some(Manifest::Index(index)) = self.manifest(archive, &image.root).await? else {
             return Ok(Platforms::All);
-        }
-        let raw = archive.manifest(&image.root).await?;
-        let Ok(Manifest::Index(index)) = raw.parse() else { return Ok(Platforms::All) };
+        };
         let mut present: BTreeSet<Platform> = BTreeSet::new();
         let mut absent = 0;
         for child in &index.manifests {

@@ -17,9 +17,7 @@ use crate::cli::place;
 use crate::cli::progress::{Mode, Progress};
 use crate::cli::{Context, Format};
 use crate::error::{Error, Result};
-use crate::event::Events;
 use crate::oci::{Digest, Platform, Reference};
-use crate::store::Store;
 
 /// What is written beside the blobs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -112,7 +110,8 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     let mtime = mtime()?;
     let digests = args.result.digests()?;
     let progress = Progress::start(args.result.mode(context));
-    let ended = export(&args, &names, context, &progress, (&target, &left_out, mtime)).await;
+    let export = Export { args: &args, context, target: &target, left_out: &left_out, mtime };
+    let ended = export.run(&names, &progress).await;
     progress.finish();
     let (images, written) = ended?;
     if let Some(digests) = digests {
@@ -207,50 +206,58 @@ fn mtime() -> Result<u64> {
     seconds.ok_or_else(|| Error::Usage("SOURCE_DATE_EPOCH is no number of seconds since 1970".into()))
 }
 
-async fn export(
-    args: &Args,
-    names: &[Reference],
-    context: &Context,
-    progress: &Progress,
-    (target, left_out, mtime): (&Target, &BTreeSet<Digest>, u64),
-) -> anyhow::Result<(Vec<PackedImage>, Written)> {
-    let events = progress.events();
-    let store = place::store(context, events.clone())?;
-    let _shared = store.share_to_write().await?;
-    let (contents, images) = args.packing(names, context).gather(context, &store, events.clone()).await?;
-    if args.kind != Type::Oci {
-        warn_of_zstd(&contents, &events);
-    }
-    let files = write(args, context, events, (&contents, &store, left_out), (target, mtime)).await?;
-    Ok((images, Written::of(&contents, left_out, files)))
+/// An export under way.
+struct Export<'a> {
+    args: &'a Args,
+    context: &'a Context,
+    target: &'a Target,
+    left_out: &'a BTreeSet<Digest>,
+    mtime: u64,
 }
 
-async fn write(
-    args: &Args,
-    context: &Context,
-    events: Events,
-    (contents, store, left_out): (&Contents, &Store, &BTreeSet<Digest>),
-    (target, mtime): (&Target, u64),
-) -> Result<Vec<PathBuf>> {
-    let (flavour, cancel) = (args.flavour(), context.cancel.clone());
-    let archiving = Archiving { contents, source: store, flavour, left_out, events, cancel };
-    match target {
-        Target::Stdout(file) => {
-            let file = file.try_clone().map_err(Error::store("write", "-"))?;
-            pack(archiving, TarFrames::new(file, mtime), Path::new("-")).await?;
-            Ok(Vec::new())
+impl Export<'_> {
+    async fn run(&self, names: &[Reference], progress: &Progress) -> anyhow::Result<(Vec<PackedImage>, Written)> {
+        let events = progress.events();
+        let store = place::store(self.context, events.clone())?;
+        let _shared = store.share_to_write().await?;
+        let packing = self.args.packing(names, self.context);
+        let (contents, images) = packing.gather(self.context, &store, events.clone()).await?;
+        if self.args.flavour() != Flavour::Oci {
+            warn_of_zstd(&contents, &events);
         }
-        Target::Folder(path) => {
-            pack(archiving, FolderFrames::new(path)?, path).await?;
-            Ok(vec![path.clone()])
-        }
-        Target::File(path) => {
-            let checksum = if args.checksum { Checksum::Beside } else { Checksum::None };
-            let output = Output::create(path, args.split, checksum)?;
-            let written = pack(archiving, TarFrames::new(output, mtime), path).await?;
-            let finish = || written.into_inner().finish();
-            let Saved { files, .. } = tokio::task::block_in_place(finish)?;
-            Ok(files)
+        let archiving = Archiving {
+            contents: &contents,
+            source: &store,
+            flavour: self.args.flavour(),
+            left_out: self.left_out,
+            events,
+            cancel: self.context.cancel.clone(),
+        };
+        let files = self.write(archiving).await?;
+        Ok((images, Written::of(&contents, self.left_out, files)))
+    }
+
+    async fn write(&self, archiving: Archiving<'_>) -> Result<Vec<PathBuf>> {
+        match self.target {
+            Target::Stdout(file) => {
+                let file = file.try_clone().map_err(Error::store("write", "-"))?;
+                pack(archiving, TarFrames::new(file, self.mtime), Path::new("-")).await?;
+                Ok(Vec::new())
+            }
+            Target::Folder(path) => {
+                pack(archiving, FolderFrames::new(path)?, path).await?;
+                Ok(vec![path.clone()])
+            }
+            Target::File(path) => {
+                let checksum = if self.args.checksum { Checksum::Beside } else { Checksum::None };
+                let output = Output::create(path, self.args.split, checksum)?;
+                let written = pack(archiving, TarFrames::new(output, self.mtime), path).await?;
+                // A slow stick takes its time: signals are heard meanwhile.
+                let finish = move || written.into_inner().finish();
+                let Saved { files, .. } =
+                    tokio::task::spawn_blocking(finish).await.unwrap_or(Err(Error::Interrupted))?;
+                Ok(files)
+            }
         }
     }
 }

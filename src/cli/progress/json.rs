@@ -98,6 +98,7 @@ fn object(event: &Event) -> Option<Value> {
             let blob = |(descriptor, holding): &(crate::oci::Descriptor, Holding)| json!({"digest": descriptor.digest, "size": descriptor.size, "held": held(descriptor.size, *holding)});
             json!({"event": "planned", "blobs": blobs.iter().map(blob).collect::<Vec<_>>()})
         }
+        Event::Found { blob } => json!({"event": "found", "digest": blob.digest, "size": blob.size}),
         Event::Started { blob, resumed } => json!({"event": "started", "blob": blob, "resumed": resumed}),
         Event::Lost { blob, count, cause } => {
             json!({"event": "lost", "blob": blob, "count": count, "cause": cause_name(*cause)})
