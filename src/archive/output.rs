@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use super::split::{Index, Volume, index_path, volume_path};
+use crate::content::file::{WRITE_BACK, start_write_back};
 use crate::error::{Error, Result};
 use crate::oci::{Algorithm, Hasher};
 
@@ -28,6 +29,7 @@ pub struct Output {
     whole: Sum,
     open: Option<Part>,
     parts: Vec<(PathBuf, Volume)>,
+    unwritten: u64,
 }
 
 /// The volume that is written now.
@@ -78,7 +80,8 @@ impl Output {
     /// `Store` when it cannot be written, or another process is writing it.
     pub fn create(path: &Path, limit: Option<u64>, checksum: Checksum) -> Result<Output> {
         let whole = Sum::new(limit.is_some() || checksum == Checksum::Beside);
-        let mut output = Output { path: path.into(), limit, checksum, whole, open: None, parts: Vec::new() };
+        let mut output =
+            Output { path: path.into(), limit, checksum, whole, open: None, parts: Vec::new(), unwritten: 0 };
         output.next().map_err(Error::store("write", path))?;
         Ok(output)
     }
@@ -152,6 +155,11 @@ impl Write for Output {
         let count = part.file.write(&bytes[..count])?;
         part.sum.add(&bytes[..count]);
         self.whole.add(&bytes[..count]);
+        self.unwritten += count as u64;
+        if self.unwritten >= WRITE_BACK {
+            self.unwritten = 0;
+            start_write_back(&part.file)?;
+        }
         Ok(count)
     }
 

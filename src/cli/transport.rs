@@ -68,7 +68,7 @@ impl Spot {
             Some(("oci", rest)) => named(rest).map(|(dir, name)| Spot::Layout(dir, name))?,
             Some(("oci-archive", rest)) => named(rest).map(|(file, name)| Spot::OciArchive(file, name))?,
             Some(("docker-archive", rest)) => named(rest).map(|(file, name)| Spot::DockerArchive(file, name))?,
-            Some(("dir", rest)) if rest.is_empty() => return Err(Error::Usage(format!("{text}: say dir:DIR"))),
+            Some(("dir", "")) => return Err(Error::Usage(format!("{text}: say dir:DIR"))),
             Some(("dir", rest)) => Spot::Directory(rest.into()),
             Some(("docker-daemon", rest)) => Spot::Daemon(rest.parse()?),
             _ => Spot::Registry(place::of_registry(text)?.parse()?),

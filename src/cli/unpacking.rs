@@ -157,7 +157,7 @@ impl Unpacking<'_> {
         let source: Arc<dyn Source> = Arc::new(archive.clone());
         let mut jobs = Vec::new();
         for image in archive.images() {
-            let target = named(archive, image)?;
+            let target = self.target(archive, image).await?;
             let is_wanted = self.choice.only.is_empty() || self.choice.only.contains(&target);
             if !is_wanted {
                 continue;
@@ -176,16 +176,47 @@ impl Unpacking<'_> {
         Ok(jobs)
     }
 
+    /// The name that an image gets. One without a name that belongs to another one is kept beside it, by its digest.
+    async fn target(&self, archive: &Archive, image: &Packed) -> Result<Reference> {
+        if image.name.is_some() {
+            return named(archive, image);
+        }
+        let manifest = self.manifest(archive, &image.root).await?;
+        let subject = manifest.as_ref().and_then(Manifest::subject).map(|subject| &subject.digest);
+        let Some(subject) = subject else { return named(archive, image) };
+        let mut beside = None;
+        for other in archive.images() {
+            let Some(name) = &other.reference else { continue };
+            let is_child = match self.manifest(archive, &other.root).await? {
+                Some(Manifest::Index(index)) => index.manifests.iter().any(|child| child.digest == *subject),
+                _ => false,
+            };
+            if is_child || other.root.digest == *subject {
+                return Ok(name.at(image.root.digest.clone()));
+            }
+            beside = beside.or(Some(name));
+        }
+        // It hangs on what hangs on one of them.
+        beside.map_or_else(|| named(archive, image), |name| Ok(name.at(image.root.digest.clone())))
+    }
+
+    /// A manifest of the archive, wherever it is by now; `None` where it is no manifest, or nowhere.
+    async fn manifest(&self, archive: &Archive, descriptor: &Descriptor) -> Result<Option<Manifest>> {
+        let raw = match archive.holds(&descriptor.digest) {
+            true => Some(archive.manifest(descriptor).await?),
+            false => self.store.held_manifest(&descriptor.digest).await?,
+        };
+        Ok(raw.and_then(|raw| raw.parse().ok()))
+    }
+
     /// What of an index is taken: what there is of it, in the archive or here.
     async fn platforms(&self, archive: &Archive, image: &Packed) -> Result<Platforms> {
         if let Some(platforms) = &image.platforms {
             return Ok(Platforms::Only(platforms.clone()));
         }
-        if !image.root.media_type.is_index() || !archive.holds(&image.root.digest) {
+        let Some(Manifest::Index(index)) = self.manifest(archive, &image.root).await? else {
             return Ok(Platforms::All);
-        }
-        let raw = archive.manifest(&image.root).await?;
-        let Ok(Manifest::Index(index)) = raw.parse() else { return Ok(Platforms::All) };
+        };
         let mut present: BTreeSet<Platform> = BTreeSet::new();
         let mut absent = 0;
         for child in &index.manifests {

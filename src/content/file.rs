@@ -138,6 +138,36 @@ pub fn read_all(file: File, limit: u64) -> io::Result<Vec<u8>> {
     }
 }
 
+/// After so many bytes whoever writes a file calls [`start_write_back`].
+pub const WRITE_BACK: u64 = 8 << 20;
+
+/// Starts to write what is dirty to the disk, and does not wait for it: so the last sync finds little to do.
+///
+/// # Errors
+/// Those of the system, but for where it does not know the call.
+#[cfg(target_os = "linux")]
+pub fn start_write_back(file: &File) -> io::Result<()> {
+    use std::os::fd::AsRawFd;
+    // SAFETY: the call takes numbers alone, and the descriptor is open as long as `file` lives.
+    match unsafe { libc::sync_file_range(file.as_raw_fd(), 0, 0, libc::SYNC_FILE_RANGE_WRITE) } {
+        0 => Ok(()),
+        _ => match io::Error::last_os_error() {
+            // File systems and sandboxes without it: the last sync does the work.
+            e if matches!(e.raw_os_error(), Some(libc::ENOSYS | libc::EPERM | libc::EINVAL | libc::ESPIPE)) => Ok(()),
+            e => Err(e),
+        },
+    }
+}
+
+/// Nothing: the last sync does the work.
+///
+/// # Errors
+/// None.
+#[cfg(not(target_os = "linux"))]
+pub fn start_write_back(_: &File) -> io::Result<()> {
+    Ok(())
+}
+
 const READ: OFlags = OFlags::RDONLY.union(OFlags::CLOEXEC).union(OFlags::NONBLOCK).union(OFlags::NOFOLLOW);
 
 #[cfg(target_os = "linux")]

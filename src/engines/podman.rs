@@ -56,6 +56,7 @@ struct Layer {
 struct Inspected {
     id: String,
     digest: Digest,
+    repo_digests: Option<Vec<String>>,
     #[serde(rename = "RootFS")]
     root_fs: RootFs,
 }
@@ -64,6 +65,14 @@ struct Inspected {
 #[serde(rename_all = "PascalCase")]
 struct RootFs {
     layers: Option<Vec<Digest>>,
+}
+
+impl Inspected {
+    /// Whether it came with this manifest. Of one image that came with several, the first names it, and all are kept.
+    fn is_known_as(&self, digest: &Digest) -> bool {
+        let ends = format!("@{digest}");
+        self.digest == *digest || self.repo_digests.iter().flatten().any(|name| name.ends_with(&ends))
+    }
 }
 
 impl Default for Podman {
@@ -142,7 +151,7 @@ impl Engine for Podman {
         if found.id != image.id().hex() {
             return Err(image.differs(place, "ID", &found.id));
         }
-        if found.digest != image.manifest().digest {
+        if !found.is_known_as(&image.manifest().digest) {
             return Err(image.differs(place, "digest", &found.digest.to_string()));
         }
         match found.root_fs.layers.as_deref().unwrap_or_default() == image.diff_ids() {

@@ -204,26 +204,6 @@ pub(super) fn reserve(file: &File, size: u64) -> io::Result<()> {
     }
 }
 
-/// Starts to write what is dirty, and does not wait for it.
-#[cfg(target_os = "linux")]
-pub(super) fn start_write_back(file: &File) -> io::Result<()> {
-    use std::os::fd::AsRawFd;
-    // SAFETY: the call takes numbers alone, and the descriptor is open as long as `file` lives.
-    match unsafe { libc::sync_file_range(file.as_raw_fd(), 0, 0, libc::SYNC_FILE_RANGE_WRITE) } {
-        0 => Ok(()),
-        _ => match io::Error::last_os_error() {
-            // File systems and sandboxes without it: the last sync does the work.
-            e if matches!(e.raw_os_error(), Some(libc::ENOSYS | libc::EPERM | libc::EINVAL | libc::ESPIPE)) => Ok(()),
-            e => Err(e),
-        },
-    }
-}
-
-#[cfg(not(target_os = "linux"))]
-pub(super) fn start_write_back(_: &File) -> io::Result<()> {
-    Ok(())
-}
-
 /// Removes a file that may be gone already.
 pub(super) fn remove(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {

@@ -14,10 +14,10 @@ use bytes::Bytes;
 
 use super::Disk;
 use super::journal::Journal;
-use super::layout::{remove, reserve, start_write_back, sync_folder};
+use super::layout::{remove, reserve, sync_folder};
 use super::lock::Passing;
 use super::stretches::{Stretches, Sum, joined};
-use crate::content::file::PIECE;
+use crate::content::file::{PIECE, start_write_back};
 use crate::content::{Ingest, Provenance, Stretch};
 use crate::error::{Error, Result};
 use crate::oci::Descriptor;

@@ -14,10 +14,9 @@ use bytes::Bytes;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::layout::start_write_back;
 use super::lock::Passing;
 use super::{Disk, Store, layout, off};
-use crate::content::file::PIECE;
+use crate::content::file::{PIECE, WRITE_BACK, start_write_back};
 use crate::error::{Error, Result};
 use crate::oci::{Algorithm, Descriptor, Digest, Hasher};
 
@@ -27,8 +26,6 @@ const KEEP_FREE: u64 = 64 << 20;
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How often that is tried.
 const POLL: Duration = Duration::from_millis(20);
-/// After so many bytes their writing to the disk is started, so that the last sync finds little to do.
-const WRITE_BACK: u64 = 8 << 20;
 /// Hexadecimal digits of an identifier.
 const ID_LEN: usize = 32;
 

@@ -121,6 +121,12 @@ fn referrers_go_along_and_arrive() {
     assert!(blobs_of(&scene.path("x.tar")).contains(signature.digest().hex()));
     scene.run("t", &["import", "x.tar"]).success();
     assert!(scene.blobs("t").contains(signature.digest().hex()));
+    // Beside the image, also out of a pipe.
+    let beside = format!("{}/team/a@{}", registry.host(), signature.digest());
+    assert!(scene.names("t").contains(&beside), "{:?}", scene.names("t"));
+    let piped = Layerpull::new().arg("load").store(&scene.path("p"));
+    piped.stdin(fs::read(scene.path("x.tar")).unwrap()).run().success();
+    assert_eq!(scene.names("p"), scene.names("t"));
     scene.run("s", &["export", &name, "-o", "y.tar"]).success();
     assert!(!blobs_of(&scene.path("y.tar")).contains(signature.digest().hex()));
 }

@@ -189,3 +189,22 @@ fn a_named_pipe_is_read_as_it_comes() {
     writer.join().unwrap();
     assert_eq!(scene.digest("t", &name("a")), image.digest().to_string());
 }
+
+#[test]
+fn an_index_of_which_some_platforms_are_there_is_kept_as_that() {
+    let scene = Scene::new();
+    let child =
+        |platform: &str| Image::build().platform(platform).layer(Blob::files(&[("a", platform.as_bytes())])).finish();
+    let (amd, arm) = (child("linux/amd64"), child("linux/arm64"));
+    let index = Image::index(&[amd.clone(), arm]);
+    let tar = Tar::default().naming(&index, &name("a")).blobs(&amd).blob(index.digest(), &index.root().bytes);
+    tar.write(&scene.path("x.tar"));
+    scene.run("t", &["import", "x.tar"]).success();
+    let piped = Layerpull::new().arg("load").store(&scene.path("p"));
+    piped.stdin(fs::read(scene.path("x.tar")).unwrap()).run().success();
+    for store in ["t", "p"] {
+        assert_eq!(scene.digest(store, &name("a")), index.digest().to_string());
+        let listed = scene.run(store, &["images", "--format", "json"]).success().stdout;
+        assert!(listed.contains("linux/amd64") && !listed.contains("linux/arm64"), "{listed}");
+    }
+}

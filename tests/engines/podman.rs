@@ -83,3 +83,17 @@ fn an_archive_goes_into_podman_and_what_it_has_is_left_out_of_the_next() {
     let digest = podman.run(["image", "inspect", "--format", "{{.Digest}}", HTTPD]).ok();
     assert_eq!(digest.trim(), scene.httpd.digest().to_string());
 }
+
+#[test]
+fn podman_has_one_image_by_two_manifests() {
+    let (podman, scene) = (Podman::new(), Scene::new());
+    let again = Image::build().layers(scene.nginx.layers().to_vec()).annotation("made", "again").finish();
+    assert_eq!(again.config().digest(), scene.nginx.config().digest());
+    again.write_layout(&scene.store(), "h.example/again:1");
+    for name in [NGINX, "h.example/again:1"] {
+        let command = scene.load(&[name], "podman");
+        let envs = podman.environment();
+        let output = envs.iter().fold(command, |command, (name, value)| command.env(name, value)).run();
+        assert_eq!(took(output).status, "loaded", "{name}");
+    }
+}

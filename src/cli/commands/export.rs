@@ -264,8 +264,10 @@ impl Export<'_> {
                 let checksum = if self.args.checksum { Checksum::Beside } else { Checksum::None };
                 let output = Output::create(path, self.args.split, checksum)?;
                 let written = pack(archiving, TarFrames::new(output, self.mtime), path).await?;
-                let finish = || written.into_inner().finish();
-                let Saved { files, .. } = tokio::task::block_in_place(finish)?;
+                // A slow stick takes its time: signals are heard meanwhile.
+                let finish = move || written.into_inner().finish();
+                let Saved { files, .. } =
+                    tokio::task::spawn_blocking(finish).await.unwrap_or(Err(Error::Interrupted))?;
                 Ok(files)
             }
         }

@@ -65,7 +65,8 @@ pub async fn load(files: &[String], how: &How, context: &Context) -> anyhow::Res
     let reference = |text: &String| context.reference(text);
     let only = how.image.iter().map(reference).collect::<Result<Vec<_>>>()?;
     let choice = Choice { only, name: how.name.as_ref().map(reference).transpose()? };
-    let archives = tokio::task::block_in_place(|| opened(files))?;
+    let files = files.to_vec();
+    let archives = tokio::task::spawn_blocking(move || opened(&files)).await??;
     if how.list {
         return list(archives, how).await;
     }
