@@ -35,7 +35,15 @@ pub trait Source: Send + Sync {
     /// `NotFound`, `Unauthorized`, or transient ones.
     async fn resolve(&self, name: &Reference) -> Result<Descriptor>;
 
-    /// Reads a manifest; its digest is verified. A manifest that [`resolve`](Source::resolve) had to read is not asked for again.
+    /// The same for somebody who is going to read the manifest: where that costs a request, one for both.
+    ///
+    /// # Errors
+    /// Those of [`resolve`](Source::resolve).
+    async fn resolve_to_read(&self, name: &Reference) -> Result<Descriptor> {
+        self.resolve(name).await
+    }
+
+    /// Reads a manifest; its digest is verified. One that was read to resolve its name is not asked for again.
     async fn manifest(&self, descriptor: &Descriptor) -> Result<RawManifest>;
 
     /// Where the bytes of a blob can be read, the preferred one first. Asks nobody.
@@ -95,6 +103,9 @@ pub trait Origin: Send + Sync + fmt::Debug {
     ///
     /// The body says which bytes it really holds: a server may ignore the range and begin at zero.
     async fn open(&self, range: Range<u64>) -> Result<Body>;
+
+    /// Its host lied or cannot be reached: sources name it no more where they can name another.
+    fn leave(&self) {}
 }
 
 /// A body on its way.

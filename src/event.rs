@@ -38,6 +38,11 @@ pub enum Event {
         /// Every blob of the plan once, with what the sink has of it.
         blobs: Vec<(Descriptor, Holding)>,
     },
+    /// A blob comes that nobody planned: an archive in a pipe says what is in it on the way.
+    Found {
+        /// The blob, as far as it is known.
+        blob: Descriptor,
+    },
     /// A blob's transfer began.
     Started {
         /// The blob.

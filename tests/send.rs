@@ -2,11 +2,12 @@
 
 use std::path::Path;
 
+use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use serde_json::Value;
 use support::command::Layerpull;
 use support::images::{Blob, Image};
 use support::peers::{DockerRegistry, skopeo};
-use support::registry::{Cut, Fault, Registry, Times, When};
+use support::registry::{Cut, Fault, Gate, Registry, Stall, Times, When};
 
 const MIB: u64 = 1024 * 1024;
 
@@ -147,4 +148,53 @@ fn of_an_index_that_is_held_in_part_no_more_is_pushed_than_is_held() {
     assert!(target.settled_log().is_empty(), "{:?}", target.settled_log());
     Layerpull::new().args(words).args(["--platform", "linux/arm64"]).store(store.path()).run().success();
     assert_eq!(digest_at(&target.name("x", "1")), children[1].digest().to_string());
+}
+
+/// The most memory that a process had so far, in bytes (proc(5)); `None` when it has ended.
+fn peak(pid: u32) -> Option<u64> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    Some(line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024)
+}
+
+/// Bytes that a process caused to be written to storage.
+fn written(pid: u32) -> u64 {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/io")).unwrap();
+    text.lines().find_map(|line| line.strip_prefix("write_bytes: ")).unwrap().parse().unwrap()
+}
+
+#[test]
+fn a_copy_writes_no_byte_of_a_blob_to_a_disk_and_needs_little_memory() {
+    let (source, target, home) = (Registry::start(), DockerRegistry::start(), tempfile::tempdir().unwrap());
+    let sizes = [60, 50, 40, 30, 20].map(|mib| mib * MIB);
+    let layers = sizes.iter().zip(1..).map(|(&size, seed)| Blob::noise(seed, size));
+    let image = Image::build().layers(layers).finish();
+    source.add("library/db", "8", &image);
+    let gate = Gate::default();
+    source.rule(When::manifests(), Times::Once, Fault::StallAfter(0, Stall::Until(gate.clone())));
+    let names = [source.name("library/db", "8"), target.name("db", "8")];
+    let running = Layerpull::new().home(home.path()).env("TMPDIR", home.path()).arg("copy").args(names).spawn();
+    // No file may become longer than this: a write beyond it kills the process.
+    let pid = running.pid();
+    let longest = Rlimit { current: Some(256 * 1024), maximum: Some(256 * 1024) };
+    prlimit(Pid::from_raw(pid as i32), Resource::Fsize, longest).unwrap();
+    gate.open();
+    let mut memory = 0;
+    while let Some(now) = peak(pid) {
+        memory = now;
+    }
+    let written = written(pid);
+    running.wait().success();
+    assert_eq!(digest_at(&target.name("db", "8")), image.digest().to_string());
+    // What it remembers of uploads and mounts, in pages of the system.
+    assert!(written < 2 * MIB, "{written} bytes were written to files");
+    assert!(memory > MIB && memory < 64 * MIB, "{memory} bytes of memory");
+    let kept: u64 = files(home.path()).iter().map(|file| file.metadata().unwrap().len()).sum();
+    assert!(kept < 64 * 1024, "{kept} bytes in {:?}", files(home.path()));
+}
+
+/// All files below a folder.
+fn files(folder: &Path) -> Vec<std::path::PathBuf> {
+    let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    entries.flat_map(|path| if path.is_dir() { files(&path) } else { vec![path] }).collect()
 }

@@ -2,13 +2,18 @@
 #
 # A measurement is one line "wall-s cpu-s rss-bytes wire-bytes requests syncing-ms" appended to $RESULTS/SCENARIO.CONTENDER.
 
-# access_since LINES: body bytes and requests that the registry logged after that many lines. Of a HEAD it logs the
-# length that it told, which is not sent.
+# access_since LINES [LINES]: body bytes that the registry sent and requests that it logged after that many lines; with a
+# target those that both logged, and the bytes that came from both. Of a HEAD it logs the length that it told, which is
+# not sent.
 access_since() {
-  tail -n "+$(($1 + 1))" "$ACCESS_LOG" | awk -F'"' '/HTTP\/1/ { split($3, answer, " "); requests++; if ($2 !~ /^HEAD/) bytes += answer[2] } END { print bytes + 0, requests + 0 }'
+  {
+    tail -n "+$(($1 + 1))" "$ACCESS_LOG"
+    [ -z "${TARGET_LOG:-}" ] || tail -n "+$(($2 + 1))" "$TARGET_LOG"
+  } | awk -F'"' '/HTTP\/1/ { split($3, answer, " "); requests++; if ($2 !~ /^HEAD/) bytes += answer[2] } END { print bytes + 0, requests + 0 }'
 }
 
-access_lines() { wc -l <"$ACCESS_LOG"; }
+# access_lines: of the registry, and of the target where there is one.
+access_lines() { echo "$(wc -l <"$ACCESS_LOG")" "$([ -z "${TARGET_LOG:-}" ] || wc -l <"$TARGET_LOG")"; }
 
 # measure SCENARIO CONTENDER: runs `command`. A failure is fatal: a number of a pull that failed is no number.
 measure() {
@@ -24,11 +29,13 @@ measure() {
   rss=$(($(tail -n 1 "$RESULTS/rss") * 1024))
   syncing=
   if [ "$2" = layerpull ]; then
-    syncing=$(jq -rs 'last.run.syncing_ms // empty' "$RESULTS/out")
+    # What only writes an archive has no run to tell of.
+    syncing=$(jq -rs 'last | if has("files") then "-" else .run.syncing_ms // empty end' "$RESULTS/out")
     [ -n "$syncing" ] || die "layerpull did not say how long it synced: $(head -n 3 "$RESULTS/out")"
   fi
   sleep 0.2 # the registry logs a request after its last byte
-  printf '%s %s %s %s %s\n' "$wall" "$(awk "BEGIN { print $user + $system }")" "$rss" "$(access_since "$lines")" "${syncing:--}" >>"$file"
+  # shellcheck disable=SC2086 # one number a log
+  printf '%s %s %s %s %s\n' "$wall" "$(awk "BEGIN { print $user + $system }")" "$rss" "$(access_since $lines)" "${syncing:--}" >>"$file"
 }
 
 # median SCENARIO CONTENDER COLUMN

@@ -5,8 +5,8 @@ use std::ffi::{OsStr, OsString};
 use clap::{Command as Clap, CommandFactory as _, Parser, Subcommand};
 
 use super::commands::{
-    catalog, completions, config, copy, delete, digest, gc, images, inspect, layers, login, logout, man, manifest,
-    plan, pull, push, rm, serve, sync, tag, tags, verify, version,
+    catalog, completions, config, copy, delete, digest, export, gc, hosts, images, import, inspect, inventory, layers,
+    load, login, logout, man, manifest, plan, pull, push, rm, serve, sync, tag, tags, verify, version,
 };
 use super::config::{Common, Flags};
 use super::exit::Left;
@@ -49,6 +49,15 @@ pub enum Command {
     Sync(sync::Args),
     /// Say what a command would move, from where, and how long it would take
     Plan(plan::Args),
+    /// Write images into an archive, for places without a network
+    #[command(visible_alias = "save")]
+    Export(export::Args),
+    /// Bring the images of archives into the store
+    Import(import::Args),
+    /// Bring the images of an archive into the store, as `docker load` does
+    Load(load::Args),
+    /// List what the store has, for exports that leave it out
+    Inventory(inventory::Args),
     /// List the images of the store
     #[command(visible_alias = "ls")]
     Images(images::Args),
@@ -58,6 +67,8 @@ pub enum Command {
     Manifest(manifest::Args),
     /// Print the digest that a name points to
     Digest(digest::Args),
+    /// List the hosts that would be asked for an image, and which file says so
+    Hosts(hosts::Args),
     /// List the tags of a repository
     Tags(tags::Args),
     /// Draw the layers of images and what they share
@@ -102,10 +113,14 @@ impl Cli {
             Command::Copy(args) => args.flags(flags),
             Command::Sync(args) => args.flags(flags),
             Command::Plan(args) => args.flags(flags),
+            Command::Export(args) => args.flags(flags),
+            Command::Import(args) => Flags { transfer: args.how.transfer.clone(), ..flags },
+            Command::Load(args) => Flags { transfer: args.how.transfer.clone(), ..flags },
             Command::Inspect(args) => args.image.flags(flags),
             Command::Manifest(args) => args.image.flags(flags),
             Command::Digest(args) => args.image.flags(flags),
             Command::Layers(args) => args.image.flags(flags),
+            Command::Hosts(args) => Flags { registry: args.registry.clone(), ..flags },
             Command::Tags(args) => Flags { registry: args.registry.clone(), ..flags },
             Command::Catalog(args) => Flags { registry: args.registry.clone(), ..flags },
             Command::Tag(args) => Flags { registry: args.registry.clone(), ..flags },
@@ -133,6 +148,7 @@ impl Command {
             Command::Pull(_) | Command::Push(_) | Command::Copy(_) | Command::Sync(_) | Command::Verify(_) => {
                 Left::Received
             }
+            Command::Export(_) | Command::Import(_) | Command::Load(_) => Left::Received,
             _ => Left::Nothing,
         }
     }

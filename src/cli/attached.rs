@@ -1,96 +1,136 @@
 //! Images on their way to registries, alone or with what hangs on them.
 
 use std::collections::BTreeMap;
+use std::pin::pin;
 use std::sync::Arc;
+
+use futures::stream::{self, StreamExt as _};
 
 use super::results::{self, Pulled};
 use crate::content::Source;
 use crate::error::{Error, Result};
 use crate::oci::Descriptor;
-use crate::transfer::{Job, Plan, Report, Transfer};
+use crate::transfer::{self, Job, Plan, Report, Transfer};
 
-/// An image that travels with its referrers.
+/// Images whose referrers are looked for at the same time.
+const LOOKUPS: usize = 8;
+
+/// An image that travels with what hangs on it.
 pub struct Along {
     /// The image.
     pub job: Job,
-    /// The target, to see what it lists.
-    pub there: Arc<dyn Source>,
-    /// The tags of the source.
-    pub tags: Vec<String>,
+    /// What goes along, if anything does.
+    pub hanging: Option<Hanging>,
 }
 
-/// Moves the images alone.
-///
-/// # Errors
-/// `Interrupted`, `Store`; how each image ended is in the result.
-pub async fn alone(transfer: &Transfer, jobs: Vec<Job>) -> Result<(Vec<Pulled>, Report)> {
-    let (pulled, report, _) = moved(transfer, jobs).await?;
-    Ok((pulled, report))
+/// What of that which hangs on an image goes along.
+#[derive(Clone)]
+pub struct Hanging {
+    /// The target, to see which referrers it lists; without it only tags count.
+    pub there: Option<Arc<dyn Source>>,
+    /// The tags of the source, among them cosign's.
+    pub tags: Arc<[String]>,
 }
 
 /// Moves the images, then what hangs on them: so no referrer is anywhere before its subject. An image fails with a
 /// referrer of it.
 ///
 /// # Errors
-/// As [`alone`].
+/// `Interrupted`, `Store`; how each image ended is in the result.
 pub async fn along(transfer: &Transfer, images: &[Along]) -> Result<(Vec<Pulled>, Report)> {
     let jobs = images.iter().map(|image| image.job.clone()).collect();
-    let (mut pulled, mut report, roots) = moved(transfer, jobs).await?;
-    let mut jobs: BTreeMap<String, (Job, String)> = BTreeMap::new();
-    for Along { job, there, tags } in images {
-        let owner = job.target.to_string();
-        let Some(root) = roots.get(&owner).filter(|_| has_arrived(&pulled, &owner)) else { continue };
-        match transfer.attached(job, root, tags, there.as_ref()).await {
-            Ok(attached) => {
-                change(&mut pulled, &owner, |image| image.referrers = Some(attached.found));
-                for job in attached.jobs {
-                    // What two images of one repository share goes once.
-                    jobs.entry(job.target.to_string()).or_insert_with(|| (job, owner.clone()));
-                }
-            }
-            Err(Error::Interrupted) => return Err(Error::Interrupted),
-            Err(error) => fail(&mut pulled, &owner, &error.into()),
+    let (mut pulled, mut report, mut roots) = moved(transfer, jobs).await?;
+    roots.retain(|name, _| has_arrived(&pulled, name));
+    let found = found(transfer, images, &roots).await?;
+    for (owner, attached) in found.images {
+        match attached {
+            Ok(count) => change(&mut pulled, &owner, |image| image.referrers = Some(count)),
+            Err(error) => fail(&mut pulled, &owner, &error),
         }
     }
-    let plan = transfer.plan_attached(jobs.values().map(|(job, _)| job.clone()).collect()).await?;
+    if found.jobs.is_empty() {
+        return Ok((pulled, report));
+    }
+    let plan = transfer.plan_attached(found.jobs.values().map(|(job, _)| job.clone()).collect()).await?;
     let attached = transfer.run(plan).await?;
     for outcome in &attached.images {
         let Err(error) = &outcome.result else { continue };
         // A plan that failed goes by the name at the source.
-        let owners = jobs.values().filter(|(job, _)| job.target == outcome.name || job.name == outcome.name);
+        let owners = found.jobs.values().filter(|(job, _)| job.target == outcome.name || job.name == outcome.name);
         owners.for_each(|(_, owner)| fail(&mut pulled, owner, error));
     }
     add(&mut report, attached);
     Ok((pulled, report))
 }
 
-/// What [`along`] would move. Changes nothing.
+/// Plans the images and what hangs on them as one, and moves nothing.
 ///
 /// # Errors
-/// `Interrupted`, `Store`; what cannot be planned is in the plan.
-pub async fn plan(transfer: &Transfer, images: &[Along]) -> Result<Plan> {
-    let mut plan = transfer.plan(images.iter().map(|image| image.job.clone()).collect()).await?;
-    let mut jobs: BTreeMap<String, Job> = BTreeMap::new();
-    for Along { job, there, tags } in images {
-        let Some(image) = plan.images.iter().find(|image| image.target == job.target) else { continue };
-        match transfer.attached(job, &image.root.descriptor, tags, there.as_ref()).await {
-            Ok(attached) => jobs.extend(attached.jobs.into_iter().map(|job| (job.target.to_string(), job))),
-            Err(Error::Interrupted) => return Err(Error::Interrupted),
-            Err(error) => plan.failed.push((job.name.clone(), error.into())),
+/// As [`along`].
+pub async fn foreseen(transfer: &Transfer, images: &[Along]) -> Result<Plan> {
+    let mut jobs: Vec<Job> = images.iter().map(|image| image.job.clone()).collect();
+    let plan = transfer.plan(jobs.clone()).await?;
+    if images.iter().all(|image| image.hanging.is_none()) {
+        return Ok(plan);
+    }
+    let found = found(transfer, images, &roots(&plan)).await?;
+    let mut failed = Vec::new();
+    for image in images {
+        if let Some(Err(error)) = found.images.get(&image.job.target.to_string()) {
+            failed.push((image.job.name.clone(), Arc::clone(error)));
+            jobs.retain(|job| job.target != image.job.target);
         }
     }
-    plan.append(transfer.plan_attached(jobs.into_values().collect()).await?);
+    jobs.extend(found.jobs.into_values().map(|(job, _)| job));
+    let mut plan = transfer.plan(jobs).await?;
+    plan.failed.extend(failed);
     Ok(plan)
+}
+
+/// What hangs on several images.
+#[derive(Default)]
+struct Found {
+    /// By the name at the target what is to be moved, and the image that it hangs on. What two images of one repository
+    /// share goes once.
+    jobs: BTreeMap<String, (Job, String)>,
+    /// How many hang on each image, or why that is not known.
+    images: BTreeMap<String, Result<usize, Arc<Error>>>,
+}
+
+async fn found(transfer: &Transfer, images: &[Along], roots: &BTreeMap<String, Descriptor>) -> Result<Found> {
+    let looking = images.iter().filter_map(|Along { job, hanging }| {
+        let (owner, Hanging { there, tags }) = (job.target.to_string(), hanging.as_ref()?);
+        let root = roots.get(&owner)?;
+        Some(async move { (owner, transfer.attached(job, root, tags, there.as_deref()).await) })
+    });
+    let mut looking = pin!(stream::iter(looking).buffered(LOOKUPS));
+    let mut found = Found::default();
+    while let Some((owner, attached)) = looking.next().await {
+        let attached = match attached {
+            Err(Error::Interrupted) => return Err(Error::Interrupted),
+            Err(error) => Err(error.into()),
+            Ok(transfer::Attached { jobs, found: count }) => {
+                for job in jobs {
+                    found.jobs.entry(job.target.to_string()).or_insert_with(|| (job, owner.clone()));
+                }
+                Ok(count)
+            }
+        };
+        found.images.insert(owner, attached);
+    }
+    Ok(found)
 }
 
 /// How the images ended, and what their targets name.
 async fn moved(transfer: &Transfer, jobs: Vec<Job>) -> Result<(Vec<Pulled>, Report, BTreeMap<String, Descriptor>)> {
     let plan = transfer.plan(jobs).await?;
-    let sizes = results::sizes(&plan);
-    let root = |image: &crate::transfer::ImagePlan| (image.target.to_string(), image.root.descriptor.clone());
-    let roots = plan.images.iter().map(root).collect();
+    let (sizes, roots) = (results::sizes(&plan), roots(&plan));
     let report = transfer.run(plan).await?;
     Ok((results::pulled(&report, &sizes), report, roots))
+}
+
+fn roots(plan: &Plan) -> BTreeMap<String, Descriptor> {
+    plan.images.iter().map(|image| (image.target.to_string(), image.root.descriptor.clone())).collect()
 }
 
 fn has_arrived(pulled: &[Pulled], name: &str) -> bool {
@@ -105,8 +145,8 @@ fn fail(pulled: &mut [Pulled], name: &str, error: &Arc<Error>) {
     change(pulled, name, |image| image.result = Err(Arc::clone(error)));
 }
 
-/// Adds what the second run took to the first.
-fn add(report: &mut Report, other: Report) {
+/// Adds what another run took to the first, but for its images.
+pub fn add(report: &mut Report, other: Report) {
     report.moved += other.moved;
     report.local += other.local;
     report.local_spoiled += other.local_spoiled;

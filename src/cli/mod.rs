@@ -4,6 +4,7 @@
 //! - `config`: flags, environment, file and defaults, each value with its origin.
 //! - `place`: from names to registries and the store.
 //! - `commands`: one file a command.
+//! - `packing`, `recompress`: what goes into an archive; `unpacking`, `spool`: archives into the store.
 //! - `progress`: what happens, shown.
 //! - `output`, `exit`: results, errors and exit codes.
 
@@ -19,13 +20,17 @@ mod foresight;
 mod image;
 mod naming;
 mod output;
+mod packing;
 mod patient;
 mod place;
 mod progress;
+mod recompress;
 mod repair;
 mod results;
 mod signals;
+mod spool;
 mod template;
+mod unpacking;
 
 use std::ffi::OsString;
 use std::future::Future;
@@ -45,6 +50,7 @@ use args::{Arranged, Cli, Command};
 use commands::*;
 use config::Settings;
 use exit::Ground;
+use output::{escape, note};
 use signals::Signals;
 
 /// Workers of the runtime, at most: hashing and the disk have threads of their own.
@@ -117,7 +123,11 @@ fn usage(error: &clap::Error) -> ExitCode {
 }
 
 fn start(cli: Cli, guess: Option<String>) -> anyhow::Result<u8> {
-    let settings = Settings::gather(cli.flags(), &|name| std::env::var_os(name))?;
+    let mut settings = Settings::gather(cli.flags(), &|name| std::env::var_os(name))?;
+    if let Err(error) = settings.limit() {
+        let file = settings.limit_file.value.display().to_string();
+        note(&format!("warning: the limit holds for this process alone: {}: {error}", escape(&file)));
+    }
     let cancel = CancellationToken::new();
     let store = std::path::absolute(&settings.store.value).ok();
     let ground = Ground { store, left: cli.command.leaves() };
@@ -147,9 +157,14 @@ async fn dispatch(command: Command, context: &Context) -> anyhow::Result<()> {
         Command::Copy(args) => copy::run(*args, context).await,
         Command::Sync(args) => sync::run(args, context).await,
         Command::Plan(args) => plan::run(args, context).await,
+        Command::Export(args) => export::run(args, context).await,
+        Command::Import(args) => import::run(args, context).await,
+        Command::Load(args) => load::run(args, context).await,
+        Command::Inventory(args) => context.until_cancelled(inventory::run(args, context)).await,
         Command::Images(args) => context.until_cancelled(images::run(args, context)).await,
         Command::Inspect(args) => context.until_cancelled(inspect::run(args, context)).await,
         Command::Manifest(args) => context.until_cancelled(manifest::run(args, context)).await,
+        Command::Hosts(args) => hosts::run(args, context),
         Command::Digest(args) => context.until_cancelled(digest::run(args, context)).await,
         Command::Tags(args) => context.until_cancelled(tags::run(args, context)).await,
         Command::Layers(args) => context.until_cancelled(layers::run(args, context)).await,

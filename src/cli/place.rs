@@ -170,8 +170,20 @@ pub struct Side {
     pub authfile: Option<PathBuf>,
     /// Whether certificates are verified.
     pub tls_verify: Option<bool>,
+    /// Whether TLS is spoken at all.
+    pub speech: Speech,
     /// A folder of certificates.
     pub cert_dir: Option<PathBuf>,
+}
+
+/// How a registry is spoken to.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub enum Speech {
+    /// By TLS, or as the settings allow.
+    #[default]
+    Usual,
+    /// By plain HTTP alone.
+    Plain,
 }
 
 /// Registries as the settings say, but for what holds for this side alone.
@@ -181,10 +193,11 @@ pub fn registry_of(settings: &Settings, side: &Side, events: Events) -> Registry
         credential: side.creds.clone().or(both.credential),
         authfile: side.authfile.clone().or(both.authfile),
         cert_dir: side.cert_dir.clone().or(both.cert_dir),
-        verify: match side.tls_verify {
-            None => both.verify,
-            Some(true) => Verify::Usual,
-            Some(false) => Verify::Never,
+        verify: match (side.speech, side.tls_verify) {
+            (Speech::Plain, _) => Verify::Plain,
+            (_, None) => both.verify,
+            (_, Some(true)) => Verify::Usual,
+            (_, Some(false)) => Verify::Never,
         },
         ..both
     };
@@ -200,6 +213,10 @@ fn options(settings: &Settings) -> registry::Options {
         authfile: settings.authfile.value.clone(),
         credential: settings.creds.value.clone(),
         stall: settings.stall_timeout.value,
+        mirrors: settings.mirror.value.clone(),
+        system_config: settings.system_config.value,
+        hosts_dir: settings.hosts_dir.value.clone(),
+        limiter: settings.limiter.clone(),
         ..registry::Options::default()
     }
 }

@@ -19,13 +19,15 @@ pub enum Direction {
     Here,
     /// To a registry.
     There,
+    /// Out of an archive into the store.
+    Unpacked,
 }
 
 impl Direction {
     /// Where the images are afterwards, as people say it.
     pub fn here(self) -> &'static str {
         match self {
-            Direction::Here => "here",
+            Direction::Here | Direction::Unpacked => "here",
             Direction::There => "there",
         }
     }
@@ -98,6 +100,7 @@ pub fn text(pulled: &[Pulled], direction: Direction) -> String {
             (Done::Kept, _) => "Image is kept as it was for",
             (Done::Moved, Direction::Here) => "Downloaded newer image for",
             (Done::Moved, Direction::There) => "Sent newer image for",
+            (Done::Moved, Direction::Unpacked) => "Loaded image",
         };
         let referrers = image.referrers.map_or_else(String::new, |count| format!("Referrers: {count}\n"));
         Some(format!("Digest: {digest}\n{referrers}Status: {status} {}\n{}\n", image.name.familiar(), image.name))
@@ -186,6 +189,7 @@ fn object(image: &Pulled, report: &Report, direction: Direction) -> Object {
         (Ok(_), Done::Nothing) => "up-to-date",
         (Ok(_), Done::Kept) => "kept",
         (Ok(_), Done::Moved) if direction == Direction::There => "sent",
+        (Ok(_), Done::Moved) if direction == Direction::Unpacked => "loaded",
         (Ok(_), Done::Moved) => "downloaded",
     };
     Object {
@@ -204,9 +208,13 @@ fn object(image: &Pulled, report: &Report, direction: Direction) -> Object {
 pub fn summary(report: &Report, direction: Direction) -> String {
     let saved = saved(report);
     let all = saved.saturating_add(report.moved);
-    let mut parts = vec![format!("moved {}{}", size(report.moved), beyond(report))];
-    match (report.held, all) {
+    let mut parts = match direction {
+        Direction::Unpacked => vec![format!("loaded {}", size(report.local))],
+        _ => vec![format!("moved {}{}", size(report.moved), beyond(report))],
+    };
+    match (direction, all) {
         (_, 0) => {}
+        (Direction::Unpacked, _) => parts.push(format!("{} already here", size(report.held))),
         _ => {
             let place = direction.here();
             parts.push(format!("{} already {place} ({} % saved)", size(report.held), percent(saved, all)));
@@ -215,7 +223,9 @@ pub fn summary(report: &Report, direction: Direction) -> String {
     if report.mounted > 0 {
         parts.push(format!("{} mounted from other repositories", size(report.mounted)));
     }
-    parts.extend(report.places.iter().map(|(place, bytes)| format!("{} from {}", size(*bytes), escape(place))));
+    if direction != Direction::Unpacked {
+        parts.extend(report.places.iter().map(|(place, bytes)| format!("{} from {}", size(*bytes), escape(place))));
+    }
     if report.brought > 0 {
         parts.push(format!("{} brought by another process", size(report.brought)));
     }

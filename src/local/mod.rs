@@ -125,6 +125,10 @@ impl Source for WithLocal {
         self.inner.resolve(name).await
     }
 
+    async fn resolve_to_read(&self, name: &Reference) -> Result<Descriptor> {
+        self.inner.resolve_to_read(name).await
+    }
+
     async fn manifest(&self, descriptor: &Descriptor) -> Result<RawManifest> {
         self.inner.manifest(descriptor).await
     }

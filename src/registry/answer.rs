@@ -165,10 +165,17 @@ pub(super) struct Notices {
 }
 
 const MAX_WARNINGS: usize = 64;
+/// Fewer requests than this are few, whatever the limit is.
+const FEW_REQUESTS: u64 = 10;
 
 impl Notices {
     pub(super) fn new(events: Events) -> Notices {
         Notices { events, warned: Mutex::default() }
+    }
+
+    /// Shows what happened.
+    pub(super) fn tell(&self, event: &Event) {
+        self.events.on(event);
     }
 
     /// Shows a warning that was not shown before.
@@ -203,11 +210,11 @@ fn warning_text(header: &str) -> Option<String> {
     Some(cut(&text, MAX_MESSAGE))
 }
 
-/// What is left of a rate limit, as Docker Hub tells it in `ratelimit-*` headers, when it is less than a tenth.
+/// What is left of a rate limit, as Docker Hub tells it in `ratelimit-*` headers, when it is less than a tenth or less than ten.
 fn few_left(headers: &HeaderMap) -> Option<String> {
     let read = |name: &str| counted(headers.get(name)?.to_str().ok()?);
     let ((remaining, window), (limit, _)) = (read("ratelimit-remaining")?, read("ratelimit-limit")?);
-    if remaining.saturating_mul(10) >= limit {
+    if remaining.saturating_mul(10) >= limit && remaining >= FEW_REQUESTS {
         return None;
     }
     let window = match window.map(|window| window.as_secs()) {
@@ -274,6 +281,7 @@ mod tests {
         assert_eq!(few("100;w=21600", "9;w=21600").as_deref(), Some("9 more of 100 requests in 6 h"));
         assert_eq!(few("100", "0").as_deref(), Some("0 more of 100 requests"));
         assert_eq!(few("100;w=21600", "10;w=21600"), None);
+        assert_eq!(few("20;w=60", "9;w=60").as_deref(), Some("9 more of 20 requests in 60 s"));
         assert_eq!(few("many", "1"), None);
         assert_eq!(few_left(&HeaderMap::new()), None);
     }

@@ -5,12 +5,13 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 /// The variables that this module reads.
-const VARIABLES: [&str; 16] = [
+const VARIABLES: [&str; 17] = [
     "HOME",
     "XDG_CONFIG_HOME",
     "XDG_RUNTIME_DIR",
     "XDG_STATE_HOME",
     "REGISTRY_AUTH_FILE",
+    "CONTAINERS_REGISTRIES_CONF",
     "DOCKER_CONFIG",
     "DOCKER_AUTH_CONFIG",
     "HTTP_PROXY",

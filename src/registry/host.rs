@@ -8,12 +8,14 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::OnceCell;
 
+use super::hosts::Approach;
 use super::http::{Http, Request};
 use super::proxy::is_loopback;
 use super::tls::{self, Trust};
 use super::{Options, Verify};
 use crate::error::{Error, Fault, Result};
-use crate::oci::reference::{DOCKER_HUB, DOCKER_HUB_HOST};
+use crate::limit::Metered;
+use crate::limit::socket::observe;
 
 /// How long a host may think before it answers the beginning of a TLS handshake.
 const PROBE_TIME: Duration = Duration::from_secs(10);
@@ -21,8 +23,7 @@ const PROBE_TIME: Duration = Duration::from_secs(10);
 /// One host of a registry.
 #[derive(Debug)]
 pub(super) struct Host {
-    registry: String,
-    authority: String,
+    approach: Approach,
     plain: Plain,
     base: OnceCell<Url>,
 }
@@ -33,26 +34,38 @@ enum Plain {
     Never,
     /// When the host does not speak TLS.
     Fallback,
+    /// Without a look whether it does.
+    Always,
 }
 
 impl Host {
-    /// The host of the registry that references name `registry`.
-    pub(super) fn new(registry: &str, options: &Options) -> Host {
-        let authority = if registry == DOCKER_HUB { DOCKER_HUB_HOST } else { registry };
-        let insecure = options.insecure.covers(registry) || options.insecure.covers(authority);
-        let allowed = insecure || options.verify == Verify::Never || is_loopback(name_of(authority));
-        let plain = if allowed { Plain::Fallback } else { Plain::Never };
-        Host { registry: registry.into(), authority: authority.into(), plain, base: OnceCell::new() }
+    /// The host that is reached like this.
+    pub(super) fn new(approach: Approach, options: &Options) -> Host {
+        let Approach { registry, authority, .. } = &approach;
+        let named = options.insecure.covers(registry) || options.insecure.covers(authority);
+        let configured = approach.manner.insecure || approach.scheme == Some("http");
+        let insecure = named || configured || options.verify == Verify::Never || is_loopback(name_of(authority));
+        let plain = match options.verify {
+            Verify::Plain => Plain::Always,
+            _ if insecure => Plain::Fallback,
+            _ => Plain::Never,
+        };
+        Host { approach, plain, base: OnceCell::new() }
     }
 
-    /// The name that references use.
+    /// The name under which credentials are kept: that of references, for a registry.
     pub(super) fn registry(&self) -> &str {
-        &self.registry
+        &self.approach.registry
+    }
+
+    /// How it is reached.
+    pub(super) fn approach(&self) -> &Approach {
+        &self.approach
     }
 
     /// Whether the user, or loopback, allows less than verified TLS.
     pub(super) fn is_insecure(&self) -> bool {
-        self.plain == Plain::Fallback
+        self.plain != Plain::Never
     }
 
     /// The address of the host. Found out once: a host that spoke TLS is never asked without.
@@ -60,39 +73,55 @@ impl Host {
         self.base.get_or_try_init(|| self.find(http)).await
     }
 
+    /// The address without TLS, as long as it is not known whether the host speaks TLS and it is this machine's own.
+    ///
+    /// A port of this machine is often the near end of a tunnel: what is sent there before the answer is known saves
+    /// two round trips. Whoever may listen to it could do so anyway; a host of a network is never asked like this.
+    pub(super) fn guess(&self, http: &Http) -> Option<Url> {
+        let Approach { authority, scheme, headers, .. } = &self.approach;
+        let is_own = self.plain == Plain::Fallback && is_loopback(name_of(authority));
+        let is_open = !self.base.initialized() && scheme.is_none() && headers.is_empty();
+        self.url("http").ok().filter(|url| is_own && is_open && !http.is_proxied(url))
+    }
+
     async fn find(&self, http: &Http) -> Result<Url> {
+        if let Some(scheme) = self.approach.scheme {
+            return self.url(scheme);
+        }
         let secure = self.url("https")?;
         let speaks_tls = match self.plain {
             Plain::Never => true,
+            Plain::Always => false,
             Plain::Fallback if http.is_proxied(&secure) => self.answers_tls(http, &secure).await?,
-            Plain::Fallback => tokio::time::timeout(PROBE_TIME, self.greets_tls(&secure))
+            Plain::Fallback => tokio::time::timeout(PROBE_TIME, self.greets_tls(http, &secure))
                 .await
                 .unwrap_or(Err(self.fault(Fault::Stalled(PROBE_TIME))))?,
         };
-        tracing::debug!(host = %self.authority, speaks_tls, "host");
+        tracing::debug!(host = %self.approach.authority, speaks_tls, "host");
         if speaks_tls { Ok(secure) } else { self.url("http") }
     }
 
     fn url(&self, scheme: &str) -> Result<Url> {
-        let text = format!("{scheme}://{}/", self.authority);
-        Url::parse(&text).map_err(|e| Error::Usage(format!("{:?} is no host of a registry: {e}", self.authority)))
+        let authority = &self.approach.authority;
+        let text = format!("{scheme}://{authority}/");
+        Url::parse(&text).map_err(|e| Error::Usage(format!("{authority:?} is no host of a registry: {e}")))
     }
 
     fn fault(&self, fault: Fault) -> Error {
-        Error::network(&self.registry, "the registry", fault)
+        Error::network(self.registry(), "the registry", fault)
     }
 
     /// Sends the beginning of a handshake and looks at the first byte that comes back.
     ///
     /// This costs a connection but no request. Our side of it is closed at once, so that a server that waits for the
     /// rest of what it takes for a request line gives up too.
-    async fn greets_tls(&self, url: &Url) -> Result<bool> {
-        let hello = client_hello(name_of(&self.authority)).map_err(|e| self.fault(Fault::Tls(e)))?;
+    async fn greets_tls(&self, http: &Http, url: &Url) -> Result<bool> {
+        let hello = client_hello(name_of(&self.approach.authority)).map_err(|e| self.fault(Fault::Tls(e)))?;
         // `https://host/` without a port means 443, but plain HTTP would be at 80.
         let port = url.port_or_known_default().unwrap_or(443);
-        let connected = TcpStream::connect((name_of(&self.authority), port)).await;
+        let connected = TcpStream::connect((name_of(&self.approach.authority), port)).await;
         let mut stream = match connected {
-            Ok(stream) => stream,
+            Ok(stream) => Metered::new(stream, |tcp| observe(tcp), http.limiter().clone(), None),
             Err(_) if url.port().is_none() => return Ok(false),
             Err(e) => return Err(self.fault(Fault::Connect(e.to_string()))),
         };
@@ -146,16 +175,16 @@ mod tests {
     fn only_loopback_and_named_hosts_may_speak_plain_http() {
         let options = Options { insecure: Insecure::Hosts(vec!["h.example:5000".into()]), ..Options::default() };
         for name in ["localhost:5000", "127.0.0.1", "127.9.9.9:1", "[::1]:5000", "h.example:5000"] {
-            assert!(Host::new(name, &options).is_insecure(), "{name}");
+            assert!(Host::new(Approach::of_registry(name), &options).is_insecure(), "{name}");
         }
         for name in ["docker.io", "h.example", "localhost.example", "10.0.0.1", "127.0.0.1.example:5000"] {
-            assert!(!Host::new(name, &options).is_insecure(), "{name}");
+            assert!(!Host::new(Approach::of_registry(name), &options).is_insecure(), "{name}");
         }
     }
 
     #[test]
     fn docker_hub_has_another_host_than_its_name() {
-        let host = Host::new("docker.io", &Options::default());
+        let host = Host::new(Approach::of_registry("docker.io"), &Options::default());
         assert_eq!(host.url("https").unwrap().as_str(), "https://registry-1.docker.io/");
         assert_eq!(host.registry(), "docker.io");
     }

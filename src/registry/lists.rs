@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, HashSet};
 
-use reqwest::Url;
+use reqwest::{StatusCode, Url};
 use serde::Deserialize;
 
 use super::answer::Answer;
@@ -44,6 +44,26 @@ pub(super) async fn tags(session: &Session, repository: &str) -> Result<Vec<Stri
 pub(super) async fn catalog(session: &Session) -> Result<Vec<String>> {
     let ask = Ask::get(format!("/v2/_catalog?n={PAGE}"), Access::catalog(), "the catalog");
     names(session, ask, |page: Catalog| page.repositories.unwrap_or_default()).await
+}
+
+/// The repositories of a registry, if one request tells all of them.
+pub(super) async fn whole_catalog(session: &Session) -> Option<HashSet<String>> {
+    let ask = Ask::get(format!("/v2/_catalog?n={PAGE}"), Access::catalog(), "the catalog");
+    let mut pages = Pages::new(ask);
+    let answer = pages.next(session).await.ok()??;
+    if pages.more || !answer.status().is_success() {
+        return None;
+    }
+    let page: Catalog = pages.read(answer).await.ok()?;
+    Some(page.repositories?.into_iter().collect())
+}
+
+/// Whether the registry says that it does not know a repository. Whatever else it says, or fails with, is no.
+pub(super) async fn is_unknown(session: &Session, repository: &str, access: &Access) -> bool {
+    let what = format!("the tags of {}/{repository}", session.registry());
+    let ask = Ask::get(format!("/v2/{repository}/tags/list?n=1"), access.clone(), what);
+    let Ok(answer) = session.send(&ask).await else { return false };
+    answer.status() == StatusCode::NOT_FOUND && answer.into_error().await.to_string().contains("NAME_UNKNOWN")
 }
 
 async fn names<P>(session: &Session, ask: Ask, read: impl Fn(P) -> Vec<String>) -> Result<Vec<String>>

@@ -4,8 +4,10 @@
 //! - `repository`: manifests and the origins of blobs; `origin`: one blob; `lists`: tags, catalog, referrers.
 //! - `sink`: writing to a repository; `upload`: one blob on its way there; `attach`: referrers where the registry lists none;
 //!   `delete`: manifests.
+//! - `hosts`: which hosts may be asked for an image; `reader`: one of them, and when it is left for the next.
 //! - `session`: requests to one host, with what it demands and where it redirects to; `host`: its address and scheme.
-//! - `http`: one request, one answer; `answer`: what an answer means; `tls`, `proxy`: how connections are made.
+//! - `http`: one request, one answer; `wire`: the same under a limit; `answer`: what an answer means; `tls`, `proxy`: how
+//!   connections are made.
 //! - `auth`: challenges and tokens; `credentials`: where passwords are kept.
 //! - `policy`: the trust policy of this machine.
 //!
@@ -18,18 +20,22 @@ mod auth;
 mod credentials;
 mod delete;
 mod environment;
+mod fresh;
 mod host;
+mod hosts;
 mod http;
 mod lists;
 mod origin;
 mod policy;
 mod proxy;
+mod reader;
 mod repository;
 mod secret;
 mod session;
 mod sink;
 mod tls;
 mod upload;
+mod wire;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -45,13 +51,17 @@ use credentials::login::{forget, keep};
 pub use delete::Deletion;
 pub use environment::Environment;
 use host::Host;
+use hosts::{Approach, Hosts};
+pub use hosts::{Capabilities, Configured, Endpoint, InvalidMirror, Mirror, Role};
 use http::Http;
+use reader::Reader;
 pub use repository::Repository;
 pub use secret::Secret;
 use session::{Ask, Session};
 
 use crate::error::Result;
 use crate::event::Events;
+use crate::limit::Limiter;
 use crate::oci::Reference;
 use crate::state::State;
 
@@ -81,8 +91,16 @@ pub struct Options {
     pub chunk: u64,
     /// `User-Agent`.
     pub user_agent: String,
+    /// What connections may use. It is kept where bytes enter and leave the system.
+    pub limiter: Limiter,
     /// Variables and the places of configuration files.
     pub environment: Environment,
+    /// Mirrors, asked before those that the system's configuration names.
+    pub mirrors: Vec<Mirror>,
+    /// Whether `registries.conf`, `hosts.toml` and `daemon.json` are read.
+    pub system_config: bool,
+    /// The folder of containerd's `HOST/hosts.toml`, instead of `/etc/containerd/certs.d`.
+    pub hosts_dir: Option<PathBuf>,
 }
 
 impl Default for Options {
@@ -98,7 +116,11 @@ impl Default for Options {
             stall: Duration::from_secs(20),
             chunk: CHUNK,
             user_agent: concat!("layerpull/", env!("CARGO_PKG_VERSION")).into(),
+            limiter: Limiter::none(),
             environment: Environment::of_process(),
+            mirrors: Vec::new(),
+            system_config: true,
+            hosts_dir: None,
         }
     }
 }
@@ -121,6 +143,8 @@ pub enum Verify {
     Usual,
     /// Never, and plain HTTP is spoken where there is no TLS (`--tls-verify=false`).
     Never,
+    /// The registry is spoken to by plain HTTP and never asked whether it knows TLS; other hosts as usual.
+    Plain,
 }
 
 /// Registries, by the names that references give them. A cheap clone over shared connections and tokens.
@@ -133,8 +157,17 @@ struct Shared {
     options: Arc<Options>,
     http: Arc<Http>,
     credentials: Arc<Credentials>,
+    /// Without the credential that the user gave: that one is for the registry which the name says, and for no other host.
+    stored: Arc<Credentials>,
     state: Arc<State>,
-    sessions: Mutex<HashMap<String, Arc<Session>>>,
+    sessions: Mutex<HashMap<(Approach, Trusted), Arc<Session>>>,
+}
+
+/// Whether a host gets the credential that the user gave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Trusted {
+    WithGiven,
+    WithStored,
 }
 
 impl Registry {
@@ -147,30 +180,71 @@ impl Registry {
             options.authfile.clone(),
             options.credential.clone(),
         ));
+        let stored = Arc::new(Credentials::new(options.environment.clone(), options.authfile.clone(), None));
         let state = Arc::new(State::new(options.environment.state_folder()));
-        let shared = Shared { options, http, credentials, state, sessions: Mutex::default() };
+        let shared = Shared { options, http, credentials, stored, state, sessions: Mutex::default() };
         Registry { shared: Arc::new(shared) }
     }
 
-    /// The repository of `name`, to read from. Asks nobody.
+    /// The repository of `name`, to read from: of the registry and its mirrors. Asks nobody.
     ///
     /// # Errors
-    /// `Refused` when the trust policy of this machine forbids it.
+    /// `Refused` when the trust policy of this machine forbids it, or its configuration blocks the registry; `Usage` or
+    /// `Store` when the configuration of mirrors makes no sense or cannot be read.
     pub fn repository(&self, name: &Reference) -> Result<Repository> {
-        let options = &self.shared.options;
-        policy::check(&options.environment, name)?;
-        Ok(self.make(name, Access::pull(name.repository())))
+        policy::check(&self.shared.options.environment, name)?;
+        let hosts = hosts::find(&self.shared.options, name)?;
+        let session = self.session(hosts.itself.clone(), name.registry());
+        let repository = self.make(name, session, Access::pull(name.repository()));
+        Ok(repository.read_from(self.readers(hosts, name)))
+    }
+
+    /// The hosts that are asked for `name`, in this order. Asks nobody.
+    ///
+    /// # Errors
+    /// Those of [`Registry::repository`], but for the trust policy.
+    pub fn hosts(&self, name: &Reference) -> Result<Vec<Endpoint>> {
+        Ok(hosts::find(&self.shared.options, name)?.list)
+    }
+
+    fn readers(&self, hosts: Hosts, name: &Reference) -> Vec<Reader> {
+        let reader = |endpoint: Endpoint| {
+            let session = self.session(endpoint.approach.clone(), name.registry());
+            Reader::new(session, endpoint)
+        };
+        hosts.list.into_iter().map(reader).collect()
     }
 
     /// The repository of `name`, to write to. Asks nobody; the trust policy is about what is taken from registries, not
     /// about what is given to them.
+    ///
+    /// This is the registry itself, never a mirror, and no configuration puts another in its place.
     pub fn repository_to_write(&self, name: &Reference) -> Repository {
-        self.make(name, Access::push(name.repository()))
+        self.make(name, self.itself(name), Access::push(name.repository()))
     }
 
-    fn make(&self, name: &Reference, access: Access) -> Repository {
-        let (session, options) = (self.session(name.registry()), &self.shared.options);
-        Repository::new(session, access, self.shared.state.clone(), options.chunk)
+    /// Finds out which repositories of `names` are new where one request tells of several. Nothing of it is certain, so a
+    /// tag that must not be overwritten is not to be looked for afterwards by these registries.
+    pub async fn look_around(&self, names: &[Reference]) {
+        fresh::look_around(names, &self.shared.state, |name| self.itself(name)).await;
+    }
+
+    fn make(&self, name: &Reference, session: Arc<Session>, access: Access) -> Repository {
+        let endpoint = Endpoint::of_registry(name);
+        let itself = Reader::new(session, endpoint);
+        Repository::new(name, itself, access, self.shared.state.clone()).in_chunks(self.shared.options.chunk)
+    }
+
+    /// The registry that `name` says, wherever the configuration sends readers. What it says of certificates holds.
+    fn itself(&self, name: &Reference) -> Arc<Session> {
+        let approach = match hosts::find(&self.shared.options, name) {
+            Ok(hosts) => hosts.itself,
+            Err(error) => {
+                tracing::debug!(%error, "the configuration of mirrors is not for who writes");
+                Approach::of_registry(name.registry())
+            }
+        };
+        self.session(approach, name.registry())
     }
 
     /// Deletes what `name` points to: the manifest of its digest, with every tag of it on some registries, else its tag.
@@ -178,7 +252,7 @@ impl Registry {
     /// # Errors
     /// `NotFound`, `Unauthorized`, or transient ones.
     pub async fn delete(&self, name: &Reference) -> Result<Deletion> {
-        delete::delete(&self.session(name.registry()), name).await
+        delete::delete(&self.itself(name), name).await
     }
 
     /// The tags of the repository of `name`, sorted.
@@ -186,7 +260,10 @@ impl Registry {
     /// # Errors
     /// `NotFound`, `Unauthorized`, `Invalid` for lists without end, or transient ones.
     pub async fn tags(&self, name: &Reference) -> Result<Vec<String>> {
-        lists::tags(&self.session(name.registry()), name.repository()).await
+        let hosts = hosts::find(&self.shared.options, name)?;
+        let readers = self.readers(hosts, name);
+        let own = readers.last().expect("the registry is the last of the hosts");
+        lists::tags(&own.session, &own.repository).await
     }
 
     /// The repositories of the registry `host`, sorted.
@@ -194,7 +271,8 @@ impl Registry {
     /// # Errors
     /// As [`Registry::tags`]; many registries refuse this to everybody.
     pub async fn catalog(&self, host: &str) -> Result<Vec<String>> {
-        lists::catalog(&self.session(&normalise(host))).await
+        let host = normalise(host);
+        lists::catalog(&self.session(Approach::of_registry(&host), &host)).await
     }
 
     /// Proves `credential` to the registry `host` (a host, or a URL as docker takes it), then keeps it where credentials of that registry are kept.
@@ -205,7 +283,8 @@ impl Registry {
     pub async fn login(&self, host: &str, credential: Credential) -> Result<Kept> {
         let (host, options) = (&normalise(host), &self.shared.options);
         let given = Credentials::new(options.environment.clone(), None, Some(credential.clone()));
-        let session = Session::new(self.shared.http.clone(), Host::new(host, options), Arc::new(given));
+        let approach = Approach::of_registry(host);
+        let session = Session::new(self.shared.http.clone(), Host::new(approach, options), Arc::new(given));
         let answer = session.send(&Ask::get("/v2/", Access::default(), "the login")).await?;
         if !answer.status().is_success() {
             return Err(session.failure(answer).await);
@@ -222,12 +301,18 @@ impl Registry {
         forget(&options.environment, options.authfile.as_deref(), &normalise(host), self.shared.http.notices()).await
     }
 
-    fn session(&self, registry: &str) -> Arc<Session> {
+    /// The session with a host that is asked for images of `registry`.
+    fn session(&self, approach: Approach, registry: &str) -> Arc<Session> {
+        let trusted = if approach.registry == registry { Trusted::WithGiven } else { Trusted::WithStored };
+        let credentials = match trusted {
+            Trusted::WithGiven => &self.shared.credentials,
+            Trusted::WithStored => &self.shared.stored,
+        };
         let mut sessions = self.shared.sessions.lock().unwrap_or_else(PoisonError::into_inner);
         let made = || {
-            let host = Host::new(registry, &self.shared.options);
-            Arc::new(Session::new(self.shared.http.clone(), host, self.shared.credentials.clone()))
+            let host = Host::new(approach.clone(), &self.shared.options);
+            Arc::new(Session::new(self.shared.http.clone(), host, credentials.clone()))
         };
-        sessions.entry(registry.to_owned()).or_insert_with(made).clone()
+        sessions.entry((approach.clone(), trusted)).or_insert_with(made).clone()
     }
 }

@@ -12,6 +12,7 @@ use reqwest::{Method, StatusCode, Url};
 use super::answer::Answer;
 use super::auth::Access;
 use super::http::{Http, Request, authority, fault};
+use super::reader::Reader;
 use super::session::{Ask, Session, follow, same_origin};
 use crate::content::{Body, Extent, Origin, Provenance};
 use crate::error::{Error, Fault, Result};
@@ -21,6 +22,7 @@ use crate::oci::{Descriptor, Digest};
 pub(super) struct BlobOrigin {
     session: Arc<Session>,
     repository: String,
+    provenance: Provenance,
     digest: Digest,
     size: u64,
     address: Mutex<Address>,
@@ -41,10 +43,11 @@ enum Address {
 }
 
 impl BlobOrigin {
-    pub(super) fn new(session: Arc<Session>, repository: &str, blob: &Descriptor) -> BlobOrigin {
+    pub(super) fn new(reader: &Reader, blob: &Descriptor) -> BlobOrigin {
         BlobOrigin {
-            session,
-            repository: repository.into(),
+            session: reader.session.clone(),
+            repository: reader.repository.clone(),
+            provenance: reader.role.provenance(),
             digest: blob.digest.clone(),
             size: blob.size,
             address: Mutex::new(Address::Unknown),
@@ -132,7 +135,11 @@ impl Origin for BlobOrigin {
     }
 
     fn provenance(&self) -> Provenance {
-        Provenance::Registry
+        self.provenance
+    }
+
+    fn leave(&self) {
+        self.session.leave();
     }
 
     async fn open(&self, range: Range<u64>) -> Result<Body> {

@@ -1,17 +1,21 @@
 //! A session with one host: requests that carry what it demands, and redirects that lead away from it.
 
-use std::sync::Arc;
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use reqwest::header::{
     ACCEPT, AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, LOCATION, RANGE,
 };
 use reqwest::{Method, StatusCode, Url};
+use tokio_util::task::AbortOnDropHandle;
 
 use super::answer::Answer;
 use super::auth::{Access, Authenticator, Authorization, Peer};
 use super::credentials::SharedCredentials;
 use super::host::Host;
+use super::hosts::{Approach, marked};
 use super::http::{Http, Request};
 use super::upload::supply::{Framing, Supply};
 use crate::error::{Error, Result};
@@ -65,9 +69,12 @@ impl Ask {
         Ask { method, ..self }
     }
 
-    fn request(&self, base: &Url, authorization: Option<&Authorization>) -> Request {
-        let url = self.url(base);
+    fn request(&self, base: &Url, approach: &Approach, authorization: Option<&Authorization>) -> Request {
+        let url = self.url(base, approach);
         let mut headers = HeaderMap::new();
+        if same_origin(&url, base) {
+            headers.extend(approach.headers.iter().filter_map(|(name, text)| Some((name.clone(), marked(text)?))));
+        }
         if let Some(accept) = self.accept {
             headers.insert(ACCEPT, HeaderValue::from_static(accept));
         }
@@ -85,15 +92,21 @@ impl Ask {
     }
 
     /// A path is not joined: `//other/x` would then lead to another host, and a list could name it.
-    fn url(&self, base: &Url) -> Url {
+    fn url(&self, base: &Url, approach: &Approach) -> Url {
         let path = match &self.target {
             Target::Path(path) => path,
             Target::Address(url) => return url.clone(),
         };
         let mut url = base.clone();
         let (path, query) = path.split_once('?').map_or((path.as_str(), None), |(p, q)| (p, Some(q)));
-        url.set_path(path);
+        match path.strip_prefix("/v2/") {
+            Some(rest) => url.set_path(&format!("{}/{rest}", approach.api)),
+            None => url.set_path(path),
+        }
         url.set_query(query);
+        if let Some(namespace) = &approach.namespace {
+            url.query_pairs_mut().append_pair("ns", namespace);
+        }
         url
     }
 }
@@ -103,12 +116,41 @@ pub(super) struct Session {
     http: Arc<Http>,
     host: Host,
     auth: Arc<Authenticator>,
+    /// How often it failed where another host could be asked; more than [`MAX_FAILURES`] once it is left.
+    failures: AtomicUsize,
+    /// All repositories of the host, if it was asked and told all.
+    pub(super) repositories: OnceLock<HashSet<String>>,
 }
+
+/// Failures of a mirror that may pass, before it is left.
+const MAX_FAILURES: usize = 2;
 
 impl Session {
     pub(super) fn new(http: Arc<Http>, host: Host, credentials: SharedCredentials) -> Session {
+        let approach = host.approach();
+        http.know(&approach.authority, approach.manner.clone());
         let auth = Arc::new(Authenticator::new(host.registry(), http.clone(), credentials));
-        Session { http, host, auth }
+        Session { http, host, auth, failures: AtomicUsize::new(0), repositories: OnceLock::new() }
+    }
+
+    /// Whether it is not to be asked any more where another host can be.
+    pub(super) fn is_left(&self) -> bool {
+        self.failures.load(Ordering::Relaxed) > MAX_FAILURES
+    }
+
+    /// It failed in a way that may pass. Returns whether it is left now, and was not before.
+    pub(super) fn failed(&self) -> bool {
+        self.failures.fetch_add(1, Ordering::Relaxed) == MAX_FAILURES
+    }
+
+    /// It is not to be asked any more. Returns whether that is news.
+    pub(super) fn leave(&self) -> bool {
+        self.failures.fetch_max(MAX_FAILURES + 1, Ordering::Relaxed) <= MAX_FAILURES
+    }
+
+    /// It answered.
+    pub(super) fn served(&self) {
+        let _ = self.failures.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| (n <= MAX_FAILURES).then_some(0));
     }
 
     /// The name that references use.
@@ -134,10 +176,16 @@ impl Session {
     /// # Errors
     /// `Unauthorized`, `Network`, `Refused`, and what the token service failed with.
     pub(super) async fn send(&self, ask: &Ask) -> Result<Answer> {
-        let base = self.base().await?;
+        let (base, early) = self.begin(ask).await?;
         let peer = Peer { base: base.clone(), insecure: self.host.is_insecure() };
-        let first = self.auth.authorization(&ask.access, &peer).await?;
-        let answer = self.exchange(ask, base, first.as_ref()).await?;
+        let (first, answer) = match early {
+            Some(answer) => (None, answer),
+            None => {
+                let first = self.auth.authorization(&ask.access, &peer).await?;
+                let answer = self.exchange(ask, base, first.as_ref()).await?;
+                (first, answer)
+            }
+        };
         if !self.is_challenge(&answer, base) {
             self.auth.opened(&ask.access, first.as_ref());
             return Ok(answer);
@@ -159,6 +207,24 @@ impl Session {
         }
     }
 
+    /// The address of the host, and the answer to `ask` if it was sent while that was found out: without credentials, and
+    /// it counts only if the host is the one that it went to.
+    async fn begin(&self, ask: &Ask) -> Result<(&Url, Option<Answer>)> {
+        let may_go = ask.method.is_safe() && matches!(ask.target, Target::Path(_));
+        let Some(guess) = self.host.guess(&self.http).filter(|_| may_go) else {
+            return Ok((self.base().await?, None));
+        };
+        let (http, request) = (self.http.clone(), ask.request(&guess, self.host.approach(), None));
+        let sent = request.clone();
+        let early = AbortOnDropHandle::new(tokio::spawn(async move { http.send(sent).await }));
+        let base = self.base().await?;
+        if *base != guess {
+            return Ok((base, None));
+        }
+        let Ok(answer) = early.await else { return Ok((base, None)) };
+        Ok((base, Some(follow_on(&self.http, request, answer?).await?)))
+    }
+
     /// Sends a request with a body that cannot be sent again: once, so a 401 is an answer as any other, from which the
     /// next request learns. A redirect is followed only while nothing of the body has gone.
     ///
@@ -168,7 +234,7 @@ impl Session {
         let base = self.base().await?;
         let peer = Peer { base: base.clone(), insecure: self.host.is_insecure() };
         let authorization = self.auth.authorization(&ask.access, &peer).await?;
-        let mut request = ask.request(base, authorization.as_ref());
+        let mut request = ask.request(base, self.host.approach(), authorization.as_ref());
         request.headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
         framing.describe(&mut request.headers);
         for _ in 0..=MAX_HOPS {
@@ -209,7 +275,7 @@ impl Session {
     }
 
     async fn exchange(&self, ask: &Ask, base: &Url, authorization: Option<&Authorization>) -> Result<Answer> {
-        follow(&self.http, ask.request(base, authorization)).await
+        follow(&self.http, ask.request(base, self.host.approach(), authorization)).await
     }
 }
 
@@ -218,22 +284,32 @@ impl Session {
 ///
 /// # Errors
 /// `Invalid` when a redirect cannot be followed, `Network` when no answer comes.
-pub(super) async fn follow(http: &Http, mut request: Request) -> Result<Answer> {
-    for _ in 0..=MAX_HOPS {
-        let answer = http.send(request.clone()).await?;
+pub(super) async fn follow(http: &Http, request: Request) -> Result<Answer> {
+    let answer = http.send(request.clone()).await?;
+    follow_on(http, request, answer).await
+}
+
+async fn follow_on(http: &Http, mut request: Request, mut answer: Answer) -> Result<Answer> {
+    for _ in 0..MAX_HOPS {
         if !leads_on(answer.status()) {
             return Ok(answer);
         }
         redirect(&mut request, &answer)?;
+        answer = http.send(request.clone()).await?;
     }
-    Err(too_many_hops(&request))
+    match leads_on(answer.status()) {
+        true => Err(too_many_hops(&request)),
+        false => Ok(answer),
+    }
 }
 
 /// Turns a request to where an answer leads.
 fn redirect(request: &mut Request, answer: &Answer) -> Result<()> {
     let next = location(answer)?;
     if !same_origin(&answer.url, &next) {
-        request.headers.remove(AUTHORIZATION);
+        let secret = request.headers.iter().filter(|(_, value)| value.is_sensitive()).map(|(name, _)| name.clone());
+        let secret: Vec<HeaderName> = secret.chain([AUTHORIZATION]).collect();
+        secret.into_iter().for_each(|name| _ = request.headers.remove(name));
     }
     request.url = next;
     Ok(())
@@ -299,7 +375,8 @@ mod tests {
     #[test]
     fn no_path_leads_to_another_host() {
         let base: Url = "https://h:5000/".parse().unwrap();
-        let url = |path: &str| Ask::get(path, Access::default(), "x").url(&base).to_string();
+        let host = Approach::of_registry("h:5000");
+        let url = |path: &str| Ask::get(path, Access::default(), "x").url(&base, &host).to_string();
         assert_eq!(url("/v2/a/tags/list?n=1&last=a%2Fb"), "https://h:5000/v2/a/tags/list?n=1&last=a%2Fb");
         for path in ["//other/x", "https://other/x", "/\\other/x", "@other/x", "?x=//other/"] {
             assert!(url(path).starts_with("https://h:5000/"), "{path}");

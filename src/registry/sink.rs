@@ -1,9 +1,10 @@
 //! A repository as a place to write to (distribution-spec, "Push").
 
 use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
 
 use async_trait::async_trait;
-use reqwest::Method;
+use reqwest::{Method, StatusCode};
 
 use super::Repository;
 use super::session::Content;
@@ -40,7 +41,7 @@ impl Sink for Repository {
 
     async fn holds(&self, blob: &Descriptor) -> Result<Holding> {
         let target = self.target(blob);
-        if target.holds().await? == Holding::Whole {
+        if !self.is_new().await && target.holds().await? == Holding::Whole {
             self.noted(blob);
             return Ok(Holding::Whole);
         }
@@ -54,8 +55,12 @@ impl Sink for Repository {
     }
 
     async fn tagged(&self, name: &Reference) -> Result<Option<Root>> {
+        if self.is_uncatalogued() {
+            return Ok(None);
+        }
         let selector = name.selector();
         let answer = self.session.send(&self.ask(Method::HEAD, &selector)).await?;
+        self.fresh.looked(answer.status() != StatusCode::NOT_FOUND);
         let described = match answer.status().as_u16() {
             200..=299 => self.described(&answer)?,
             404 => return Ok(None),
@@ -86,9 +91,11 @@ impl Sink for Repository {
                 Mount::Session(next) => opened.replace(next),
                 Mount::Refused => None,
             };
+            self.state.refused(self.session.registry(), from, &blob.digest);
             cancel(&target, former).await;
         }
-        if !mounts.is_empty() && target.holds().await? == Holding::Whole {
+        let is_new = self.fresh.assumed.load(Ordering::Relaxed);
+        if !mounts.is_empty() && !is_new && target.holds().await? == Holding::Whole {
             self.noted(blob);
             cancel(&target, opened).await;
             return Ok(Begun::Held);
@@ -101,6 +108,17 @@ impl Sink for Repository {
         }
         let opened = match opened {
             Some(opened) => opened,
+            None if is_new => match target.mount_here().await? {
+                Mount::Done => {
+                    self.noted(blob);
+                    return Ok(Begun::Held);
+                }
+                Mount::Session(opened) => opened,
+                Mount::Refused => {
+                    self.fresh.assumed.store(false, Ordering::Relaxed);
+                    target.open().await?
+                }
+            },
             None => target.open().await?,
         };
         Ok(Begun::Upload(Box::new(BlobUpload::begin(target, opened, self.state.clone(), self.chunk))))

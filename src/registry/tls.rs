@@ -23,11 +23,15 @@ pub(super) enum Trust {
         files: Vec<PathBuf>,
         /// A folder of `certs.d`: `*.crt` are authorities, `X.cert` with `X.key` identify the client.
         folder: Option<PathBuf>,
+        /// Chain and key of the client; the first is shown.
+        identities: Vec<(PathBuf, PathBuf)>,
     },
     /// Whoever answers.
     Anyone {
         /// As above, for the client's certificate.
         folder: Option<PathBuf>,
+        /// As above.
+        identities: Vec<(PathBuf, PathBuf)>,
     },
 }
 
@@ -39,6 +43,7 @@ pub(super) fn certs_folder(environment: &Environment, authority: &str) -> Option
         Some(environment.system().join("containers/certs.d")),
         config.as_ref().map(|c| c.join("docker/certs.d")),
         Some(environment.system().join("docker/certs.d")),
+        Some(environment.system().join("containerd/certs.d")),
     ];
     bases.into_iter().flatten().map(|base| base.join(authority)).find(|folder| folder.is_dir())
 }
@@ -52,17 +57,22 @@ pub(super) fn client_config(trust: &Trust) -> Result<ClientConfig> {
     let builder = ClientConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()
         .map_err(|e| Error::Usage(format!("TLS: {e}")))?;
-    let (builder, folder) = match trust {
-        Trust::Nothing => (builder.with_root_certificates(RootCertStore::empty()), None),
-        Trust::Authorities { files, folder } => {
-            (builder.with_root_certificates(roots(files, folder.as_deref())?), folder.as_deref())
+    let (builder, folder, identities) = match trust {
+        Trust::Nothing => (builder.with_root_certificates(RootCertStore::empty()), None, None),
+        Trust::Authorities { files, folder, identities } => {
+            (builder.with_root_certificates(roots(files, folder.as_deref())?), folder.as_deref(), identities.first())
         }
-        Trust::Anyone { folder } => {
+        Trust::Anyone { folder, identities } => {
             let verifier = Arc::new(AcceptAnyone(provider));
-            (builder.dangerous().with_custom_certificate_verifier(verifier), folder.as_deref())
+            let builder = builder.dangerous().with_custom_certificate_verifier(verifier);
+            (builder, folder.as_deref(), identities.first())
         }
     };
-    match folder.map(client_identity).transpose()?.flatten() {
+    let identity = match identities {
+        Some((chain, key)) => Some((certificates(chain)?, private_key(key)?)),
+        None => folder.map(client_identity).transpose()?.flatten(),
+    };
+    match identity {
         None => Ok(builder.with_no_client_auth()),
         Some((chain, key)) => builder
             .with_client_auth_cert(chain, key)
@@ -95,13 +105,16 @@ fn client_identity(folder: &Path) -> Result<Option<Identity>> {
     for chain in files_ending(folder, "cert")? {
         let key = chain.with_extension("key");
         if key.is_file() {
-            let text = std::fs::read(&key).map_err(Error::store("read the key", &key))?;
-            let key = PrivateKeyDer::from_pem_slice(&text)
-                .map_err(|e| Error::Usage(format!("{}: no private key: {e}", key.display())))?;
+            let key = private_key(&key)?;
             return Ok(Some((certificates(&chain)?, key)));
         }
     }
     Ok(None)
+}
+
+fn private_key(file: &Path) -> Result<PrivateKeyDer<'static>> {
+    let text = std::fs::read(file).map_err(Error::store("read the key", file))?;
+    PrivateKeyDer::from_pem_slice(&text).map_err(|e| Error::Usage(format!("{}: no private key: {e}", file.display())))
 }
 
 fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>> {

@@ -1,8 +1,9 @@
 //! One blob on its way into a repository (distribution-spec, "Pushing blobs").
 //!
-//! A small blob is kept in memory until its digest agreed, and travels in one PUT. A larger one goes in chunks, each a
-//! PATCH whose end the registry confirms; what it confirmed is remembered for another process. An empty PUT, sent only when
-//! our own hash agreed, makes it visible.
+//! A small blob is kept in memory until its digest agreed, and travels in one PUT. One that is no longer than a chunk
+//! travels in one PUT, too, as it comes; its last byte waits until our own hash agreed. A larger one, and whatever is taken
+//! up again after a failure, goes in chunks, each a PATCH whose end the registry confirms; what it confirmed is remembered
+//! for another process. Chunks grow with what is confirmed. An empty PUT, sent only when our own hash agreed, makes it visible.
 //!
 //! A chunk has no stated length, as docker sends it, so that an interrupt can end it cleanly at any byte: registries such
 //! as docker-registry 2.8.2 lose the whole session when the body of a PATCH is cut, whether its length was stated or not.
@@ -33,6 +34,9 @@ use crate::error::{Error, Result};
 use crate::oci::Hasher;
 use crate::state::{OpenUpload, State, UploadKey};
 
+/// Chunks do not grow beyond this: what a registry that keeps only whole chunks may lose.
+const MAX_CHUNK: u64 = 512 * 1024 * 1024;
+
 /// A blob on its way. See [`Upload`].
 ///
 /// A cancelled `write` may have taken some of its bytes: [`Upload::offset`] says how many.
@@ -44,8 +48,10 @@ pub(super) struct BlobUpload {
 struct Inner {
     target: Target,
     state: Arc<State>,
-    /// The length of a chunk, unless the registry wants longer ones.
+    /// The length of the first chunk, unless the registry wants longer ones.
     chunk: u64,
+    /// The length that chunks may grow to.
+    longest: u64,
     chunks: Chunks,
     /// `None`: a new session is to be opened.
     opened: Option<Opened>,
@@ -58,10 +64,14 @@ struct Inner {
     trust: Trust,
 }
 
-/// How chunks say where they end.
+/// How the bytes of a blob that is not small are divided.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Chunks {
+    /// Not: they are the body of the PUT that ends the blob.
+    None,
+    /// Into chunks that state no length.
     Open,
+    /// Into chunks that state theirs.
     Stated,
 }
 
@@ -128,11 +138,17 @@ impl BlobUpload {
         chunk: u64,
         (offset, written): (Arc<AtomicU64>, Written),
     ) -> BlobUpload {
-        let chunks = if opened.minimum > 0 { Chunks::Stated } else { Chunks::Open };
+        let chunk = chunk.max(1);
+        let chunks = match opened.minimum {
+            0 if target.blob.size <= chunk => Chunks::None,
+            0 => Chunks::Open,
+            _ => Chunks::Stated,
+        };
         let inner = Inner {
             target,
             state,
-            chunk: chunk.max(1),
+            chunk,
+            longest: chunk.max(MAX_CHUNK),
             chunks,
             opened: Some(opened),
             flow: None,
@@ -217,6 +233,9 @@ impl Inner {
     /// Goes on where the registry stands.
     fn go_to(&mut self, stands: u64) {
         self.written.rewind(stands);
+        if self.chunks == Chunks::None {
+            self.chunks = Chunks::Open;
+        }
         (self.confirmed, self.sent, self.trust) = (stands, stands, Trust::Known);
     }
 

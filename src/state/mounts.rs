@@ -1,6 +1,6 @@
 //! Repositories that hold a blob.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard};
 
 use serde::{Deserialize, Serialize};
@@ -29,8 +29,12 @@ type Blob = (String, Digest);
 #[derive(Default)]
 pub(super) struct Known {
     blobs: BTreeMap<Blob, Held>,
+    /// Registries with those of their repositories that hold something.
+    repositories: BTreeSet<(String, String)>,
     /// What the file does not have yet.
     news: Vec<(Blob, String)>,
+    /// What the file should not have.
+    refuted: Vec<(Blob, String)>,
 }
 
 impl State {
@@ -40,9 +44,15 @@ impl State {
         known.blobs.get(&(registry.to_owned(), blob.clone())).map(|held| held.repositories.clone()).unwrap_or_default()
     }
 
+    /// Whether a repository is known to have any blob.
+    pub fn knows(&self, registry: &str, repository: &str) -> bool {
+        self.known().repositories.contains(&(registry.to_owned(), repository.to_owned()))
+    }
+
     /// A repository is known to have a blob. It is written down by [`State::save`].
     pub fn held(&self, registry: &str, repository: &str, blob: &Digest) {
         let mut known = self.known();
+        known.repositories.insert((registry.to_owned(), repository.to_owned()));
         let key = (registry.to_owned(), blob.clone());
         if known.blobs.get(&key).is_some_and(|held| held.repositories.iter().any(|name| name == repository)) {
             return;
@@ -53,15 +63,32 @@ impl State {
         }
     }
 
+    /// A repository did not give a blob that it was said to have: it is not asked for it again, unless this process saw the
+    /// blob there itself.
+    pub fn refused(&self, registry: &str, repository: &str, blob: &Digest) {
+        let mut known = self.known();
+        let refuted = ((registry.to_owned(), blob.clone()), repository.to_owned());
+        if known.news.contains(&refuted) {
+            return;
+        }
+        forget(&mut known.blobs, &refuted.0, repository);
+        known.refuted.push(refuted);
+    }
+
     /// Writes down which repositories hold which blobs, beside what other processes wrote.
     pub fn save(&self) {
         let Some(file) = &self.holders else { return };
-        let news = std::mem::take(&mut self.known().news);
-        if news.is_empty() {
+        let mut known = self.known();
+        let (news, refuted) = (std::mem::take(&mut known.news), std::mem::take(&mut known.refuted));
+        drop(known);
+        if news.is_empty() && refuted.is_empty() {
             return;
         }
         file.change(|all: &mut Vec<Held>| {
             let mut blobs = by_blob(std::mem::take(all));
+            for (key, repository) in refuted {
+                forget(&mut blobs, &key, &repository);
+            }
             for (key, repository) in news {
                 note(&mut blobs, &key, &repository);
             }
@@ -74,7 +101,12 @@ impl State {
     fn known(&self) -> MutexGuard<'_, Known> {
         let read = || {
             let held = self.holders.as_ref().map(StateFile::read::<Held>).unwrap_or_default();
-            Mutex::new(Known { blobs: by_blob(held), news: Vec::new() })
+            let blobs = by_blob(held);
+            let pairs = |held: &Held| {
+                held.repositories.iter().map(|name| (held.registry.clone(), name.clone())).collect::<Vec<_>>()
+            };
+            let repositories = blobs.values().flat_map(pairs).collect();
+            Mutex::new(Known { blobs, repositories, news: Vec::new(), refuted: Vec::new() })
         };
         lock(self.known.get_or_init(read))
     }
@@ -95,6 +127,14 @@ fn note(blobs: &mut BTreeMap<Blob, Held>, key: &Blob, repository: &str) {
     held.repositories.insert(0, repository.to_owned());
     held.repositories.truncate(MAX_REPOSITORIES);
     held.time = now();
+}
+
+fn forget(blobs: &mut BTreeMap<Blob, Held>, key: &Blob, repository: &str) {
+    let Some(held) = blobs.get_mut(key) else { return };
+    held.repositories.retain(|name| name != repository);
+    if held.repositories.is_empty() {
+        blobs.remove(key);
+    }
 }
 
 #[cfg(test)]
@@ -134,6 +174,23 @@ mod tests {
         let mut both = next.holders("h", &digest);
         both.sort();
         assert_eq!(both, ["a", "b"]);
+    }
+
+    #[test]
+    fn what_a_repository_did_not_give_is_forgotten() {
+        let dir = tempfile::tempdir().unwrap();
+        let digest = Digest::of(b"x");
+        let first = State::new(Some(dir.path().into()));
+        ["a", "b"].iter().for_each(|name| first.held("h", name, &digest));
+        first.refused("h", "a", &digest);
+        assert_eq!(first.holders("h", &digest), ["b", "a"], "this process saw it there");
+        first.save();
+        let second = State::new(Some(dir.path().into()));
+        assert!(second.knows("h", "a") && !second.knows("h", "c") && !second.knows("other", "a"));
+        second.refused("h", "a", &digest);
+        assert_eq!(second.holders("h", &digest), ["b"]);
+        second.save();
+        assert_eq!(State::new(Some(dir.path().into())).holders("h", &digest), ["b"]);
     }
 
     #[test]

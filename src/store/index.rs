@@ -8,22 +8,14 @@ use std::io;
 use serde_json::value::{RawValue, to_raw_value};
 use serde_json::{Map, Value};
 
+pub use crate::oci::annotation::{IMAGE_NAME, MEDIA_TYPE, PLATFORMS, REF_NAME};
+
 use super::layout::Paths;
 use crate::content::Root;
 use crate::content::file::read_bounded;
 use crate::error::{Error, Result};
+use crate::oci::annotation::{oci_type, true_type};
 use crate::oci::{Descriptor, Digest, MediaType, Platform, Reference};
-
-/// The full reference of an entry, as containerd writes it.
-pub const IMAGE_NAME: &str = "io.containerd.image.name";
-/// The name of an entry, as skopeo and podman look for it. In a store of many repositories it is the full reference, too.
-pub const REF_NAME: &str = "org.opencontainers.image.ref.name";
-/// The platforms of an index that are held, joined by commas. Without it everything below the entry is held.
-pub const PLATFORMS: &str = "layerpull.platforms";
-
-/// The media type of an entry that is none of OCI's. The entry itself names the type of OCI that corresponds to it,
-/// because skopeo up to 1.9 at least finds no entry of another type by its name; what the manifest says of itself wins.
-pub const MEDIA_TYPE: &str = "layerpull.media-type";
 
 /// The largest `index.json` that is read, in bytes.
 const MAX_INDEX: u64 = 64 * 1024 * 1024;
@@ -219,24 +211,6 @@ pub(super) enum Written {
     Done,
     /// Somebody else wrote it: read it again.
     Outrun,
-}
-
-/// The type of OCI that corresponds to one of Docker's; any other type as it is.
-fn oci_type(media_type: &MediaType) -> &str {
-    match media_type.as_str() {
-        MediaType::DOCKER_LIST => MediaType::OCI_INDEX,
-        MediaType::DOCKER_MANIFEST => MediaType::OCI_MANIFEST,
-        other => other,
-    }
-}
-
-/// The descriptor with the type that it had before [`oci_type`].
-fn true_type(mut descriptor: Descriptor) -> Descriptor {
-    let kept = descriptor.annotations.get(MEDIA_TYPE).map(|text| MediaType::new(text));
-    if let Some(kept) = kept.filter(|kept| oci_type(kept) == descriptor.media_type.as_str()) {
-        descriptor.media_type = kept;
-    }
-    descriptor
 }
 
 fn annotate(entry: &mut Map<String, Value>, name: &str, root: &Root) {

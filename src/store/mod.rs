@@ -11,7 +11,7 @@
 //! - `index`, `entered`: the names.
 //! - `graph`: what a name needs; `scan`: what lies here, named or not.
 //! - `source`, `sink`: the store as a place; `space`: room for what it will take.
-//! - `images`: what is here, for people.
+//! - `images`: what is here, for people; `inventory`: for whoever packs something for this store.
 //! - `collect` removes what nobody needs, `verify` finds what is damaged.
 
 mod check;
@@ -20,6 +20,7 @@ mod entered;
 mod graph;
 mod images;
 mod index;
+mod inventory;
 mod journal;
 mod layout;
 mod lock;

@@ -196,6 +196,22 @@ impl Receiving {
         self.off(move |inner| inner.commit(expected)).await
     }
 
+    /// As [`Receiving::commit`], but bytes of another digest than `expected` are removed: whoever sends them again begins anew.
+    ///
+    /// # Errors
+    /// `Verification` when they have another digest.
+    pub async fn settle(self, expected: &Digest) -> Result<Descriptor> {
+        let expected = expected.clone();
+        self.off(move |inner| {
+            let committed = inner.commit(Some(expected));
+            if matches!(committed, Err(Error::Verification { .. })) {
+                layout::remove(&inner.path).map_err(Error::store("remove", &inner.path))?;
+            }
+            committed
+        })
+        .await
+    }
+
     async fn off<T: Send + 'static>(&self, work: impl FnOnce(&mut Inner) -> Result<T> + Send + 'static) -> Result<T> {
         let inner = self.inner.clone();
         off(move || work(&mut lock(&inner))).await
@@ -315,6 +331,18 @@ mod tests {
         let blob = receiving.commit(Some(&Digest::of(b"0123456789"))).await.unwrap();
         assert!(store.whole(&blob).await.unwrap());
         assert!(matches!(store.resume(pending).await, Err(Error::NotFound { .. })));
+    }
+
+    #[tokio::test]
+    async fn bytes_of_another_digest_leave_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let mut receiving = store.receive().await.unwrap();
+        receiving.write(Bytes::from_static(b"x")).await.unwrap();
+        let wrong = receiving.settle(&Digest::of(b"y")).await;
+        assert!(matches!(wrong, Err(Error::Verification { .. })));
+        let left = fs::read_dir(store.disk.paths.uploads()).unwrap();
+        assert!(left.map(|entry| entry.unwrap().path()).all(|path| path.extension() != Some("data".as_ref())));
     }
 
     #[test]

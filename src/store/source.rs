@@ -46,6 +46,15 @@ impl Source for Store {
 }
 
 impl Store {
+    /// The blob that lies here under `digest`, of whatever kind.
+    ///
+    /// # Errors
+    /// `NotFound`, `Store`.
+    pub fn resolve_blob(&self, digest: &Digest) -> Result<Descriptor> {
+        let (_, identity) = self.disk.look(digest)?.ok_or_else(|| self.not_found(digest))?;
+        Ok(Descriptor::new("application/octet-stream", digest.clone(), identity.size()))
+    }
+
     /// An entry of this digest, else any manifest that lies here under it.
     fn by_digest(&self, name: &Reference, digest: &Digest) -> Result<Descriptor> {
         let entries = IndexFile::read(&self.disk.paths)?.entries();

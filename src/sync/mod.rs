@@ -76,6 +76,11 @@ pub struct Entry {
 }
 
 impl Entry {
+    /// Whether the source must be asked for its tags.
+    pub fn needs_list(&self) -> bool {
+        self.selection.needs_list() || self.attachments.are_named()
+    }
+
     /// What is asked for at the source, and what it is called at the target, for one image of the selection.
     ///
     /// # Errors
@@ -114,6 +119,16 @@ pub enum Attachments {
 }
 
 impl Attachments {
+    /// Whether the source's tags tell what goes along.
+    pub fn are_named(self) -> bool {
+        matches!(self, Attachments::DigestTags | Attachments::All)
+    }
+
+    /// Whether manifests that name an image as their subject go along.
+    pub fn have_subjects(self) -> bool {
+        matches!(self, Attachments::Referrers | Attachments::All)
+    }
+
     /// Whether tags that name a digest go along: cosign's, and the fallback tags of referrers.
     pub fn include_tags(self) -> bool {
         self != Attachments::None

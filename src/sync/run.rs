@@ -9,13 +9,12 @@ use async_trait::async_trait;
 use futures::stream::{self, StreamExt};
 
 use super::delete::{Copies, SourceTags};
-use super::tree::File;
 use super::{Attachments, Entry, Mirror, Named, Platforms, Repository};
 use crate::content::{Sink, Source};
 use crate::error::{Error, Result};
 use crate::oci::{Digest, Reference};
 use crate::transfer;
-use crate::transfer::{Job, Report, Transfer};
+use crate::transfer::{Job, Transfer};
 
 /// Repositories whose tags are listed at the same time.
 const LISTS: usize = 8;
@@ -33,6 +32,10 @@ pub trait Places: Send + Sync {
 
     /// A repository to write to. Asks nobody.
     fn sink(&self, repository: &Reference) -> Arc<dyn Sink>;
+
+    /// Finds out which repositories of `names` are new, where that costs less than asking each of them. A hint, so without
+    /// errors.
+    async fn look_around(&self, names: &[Reference]);
 
     /// All tags of a repository.
     ///
@@ -100,6 +103,8 @@ pub struct Images {
     /// Sources and images that cannot be asked for, and why.
     pub failed: Vec<(Reference, Arc<Error>)>,
     pub(super) lists: HashMap<Repository, Listed>,
+    /// What goes along with the image under each target.
+    attachments: HashMap<String, Attachments>,
     /// For each entry of the file its targets; `None` when they could not all be found out.
     targets: Vec<Option<Vec<Reference>>>,
 }
@@ -111,9 +116,8 @@ impl Run<'_> {
     /// Finds the images that are meant. Asks for lists of tags, and what `existing` needs.
     ///
     /// # Errors
-    /// `Usage` when the file asks for attachments; `Interrupted`. Whatever else fails is in [`Images::failed`].
+    /// `Interrupted`. Whatever else fails is in [`Images::failed`].
     pub async fn choose(&self) -> Result<Images> {
-        self.refuse_attachments()?;
         let mut images = Images { lists: self.list().await?, ..Images::default() };
         let mut open = Open { places: self.places, sources: HashMap::new(), sinks: HashMap::new() };
         let mut seen = HashSet::new();
@@ -121,7 +125,11 @@ impl Run<'_> {
             match jobs_of(entry, &images, &mut open) {
                 Ok(jobs) => {
                     images.targets.push(Some(jobs.iter().map(|job| job.target.clone()).collect()));
-                    images.jobs.extend(jobs.into_iter().filter(|job| seen.insert(job.target.to_string())));
+                    let new = jobs.into_iter().filter(|job| seen.insert(job.target.to_string()));
+                    let new: Vec<Job> = new.collect();
+                    let attachments = new.iter().map(|job| (job.target.to_string(), entry.attachments));
+                    images.attachments.extend(attachments);
+                    images.jobs.extend(new);
                 }
                 Err(error) => {
                     images.targets.push(None);
@@ -129,25 +137,25 @@ impl Run<'_> {
                 }
             }
         }
-        if self.existing == Existing::Kept {
-            self.keep(&mut images).await?;
+        match self.existing {
+            Existing::Kept => self.keep(&mut images).await?,
+            Existing::Updated => self.look_around(&images).await?,
         }
         Ok(images)
     }
 
-    fn refuse_attachments(&self) -> Result<()> {
-        match self.mirror.entries.iter().find(|entry| entry.attachments != Attachments::None) {
-            None => Ok(()),
-            Some(entry) => {
-                let why =
-                    "signatures and other referrers are not copied yet: leave out \"referrers\" and \"digestTags\"";
-                Err(File(self.file).error(entry.line, format_args!("{}: {why}", entry.source)))
-            }
-        }
+    /// What is only probably not there is overwritten like what is there: not so where tags are to be kept.
+    async fn look_around(&self, images: &Images) -> Result<()> {
+        let targets: Vec<Reference> = images.jobs.iter().map(|job| job.target.clone()).collect();
+        let looking = || async {
+            self.places.look_around(&targets).await;
+            Ok(())
+        };
+        self.transfer.persist("the targets", looking).await
     }
 
     async fn list(&self) -> Result<HashMap<Repository, Listed>> {
-        let asked = self.mirror.entries.iter().filter(|e| self.lists == Lists::All || e.selection.needs_list());
+        let asked = self.mirror.entries.iter().filter(|entry| self.lists == Lists::All || entry.needs_list());
         let asked: BTreeSet<&Repository> = asked.map(|entry| &entry.source).collect();
         let listing = asked.into_iter().map(|source| async move { (source.clone(), self.tags(source).await) });
         let mut listing = pin!(stream::iter(listing).buffered(LISTS));
@@ -190,10 +198,22 @@ impl Run<'_> {
 }
 
 impl Images {
-    /// The names at the targets that are as they should be after `report`.
-    pub fn there(&self, report: &Report) -> HashSet<String> {
-        let copied = report.images.iter().filter(|image| image.result.is_ok()).map(|image| image.name.to_string());
-        copied.chain(self.kept.iter().map(|(name, _)| name.to_string())).collect()
+    /// The names at the targets that are as they should be when those of `copied` are.
+    pub fn there<'n>(&'n self, copied: impl Iterator<Item = &'n Reference>) -> HashSet<String> {
+        copied.chain(self.kept.iter().map(|(name, _)| name)).map(Reference::to_string).collect()
+    }
+
+    /// What goes along with the image of `job`.
+    pub fn attachments(&self, job: &Job) -> Attachments {
+        self.attachments.get(&job.target.to_string()).copied().unwrap_or(Attachments::None)
+    }
+
+    /// The tags of the source of `job`, where they were asked for: always when tags go along.
+    pub fn source_list(&self, job: &Job) -> &[String] {
+        match self.lists.get(&Repository::of(&job.name)) {
+            Some(Ok(tags)) => tags,
+            _ => &[],
+        }
     }
 
     /// How the copies of the entry with this number ended, when the names in `there` are as they should be.
@@ -241,7 +261,7 @@ impl Open<'_> {
 
 fn jobs_of(entry: &Entry, images: &Images, open: &mut Open<'_>) -> Result<Vec<Job>, Arc<Error>> {
     let tags = match images.lists.get(&entry.source) {
-        Some(Err(error)) if entry.selection.needs_list() => return Err(Arc::clone(error)),
+        Some(Err(error)) if entry.needs_list() => return Err(Arc::clone(error)),
         Some(Ok(tags)) => tags.as_slice(),
         _ => &[],
     };

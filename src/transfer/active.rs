@@ -11,9 +11,10 @@ use tokio::time::Instant;
 use super::segments::Segments;
 use super::verify::{Verifier, lock};
 use super::{BlobPlan, Way};
-use crate::content::{Ingest, Provenance};
+use crate::content::{Ingest, Origin, Provenance};
 use crate::error::Result;
 use crate::event::Cause;
+use crate::limit::Budget;
 use crate::oci::{Descriptor, Digest};
 
 /// A blob that connections write and a hasher follows.
@@ -42,24 +43,39 @@ pub(super) enum Promise {
 pub(super) struct Traffic {
     moved: AtomicU64,
     local: AtomicU64,
+    /// Of those over a network, which host sent them; of those of this machine, which place had them.
+    hosts: Mutex<BTreeMap<String, u64>>,
     places: Mutex<BTreeMap<String, u64>>,
     lost: Mutex<BTreeMap<Cause, u64>>,
+    budget: Budget,
 }
 
 impl Traffic {
-    /// Counts bytes that came from a place of this kind.
-    pub(super) fn count(&self, provenance: Provenance, bytes: u64) {
-        let counter = if provenance == Provenance::Local { &self.local } else { &self.moved };
-        counter.fetch_add(bytes, Ordering::Relaxed);
+    /// Counts what uses up `budget`.
+    pub(super) fn new(budget: Budget) -> Traffic {
+        Traffic { budget, ..Traffic::default() }
     }
 
-    /// Says of which place on this machine bytes came that are counted already.
-    pub(super) fn came_from(&self, place: &str, bytes: u64) {
-        let mut places = lock(&self.places);
-        match places.get_mut(place) {
-            Some(sum) => *sum += bytes,
-            None => _ = places.insert(place.to_owned(), bytes),
+    /// Counts bytes that came from there.
+    pub(super) fn count(&self, origin: &dyn Origin, bytes: u64) {
+        let (sum, by_name) = match origin.provenance() {
+            Provenance::Local => (&self.local, &self.places),
+            _ => (&self.moved, &self.hosts),
+        };
+        sum.fetch_add(bytes, Ordering::Relaxed);
+        if origin.provenance() != Provenance::Local {
+            self.budget.spend(bytes);
         }
+        let mut by_name = lock(by_name);
+        match by_name.get_mut(origin.host()) {
+            Some(count) => *count += bytes,
+            None => _ = by_name.insert(origin.host().to_owned(), bytes),
+        }
+    }
+
+    /// Bytes that came over a network, by their host.
+    pub(super) fn hosts(&self) -> BTreeMap<String, u64> {
+        lock(&self.hosts).clone()
     }
 
     /// Counts bytes that came, or will come, once more than was planned.

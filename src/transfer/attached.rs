@@ -24,7 +24,7 @@ pub struct Attached {
 
 impl Transfer {
     /// Finds what hangs on the image of `job`, which became `root`, on the manifests below it, and on what hangs there in
-    /// turn. `tags` are those of the source, `there` is the target.
+    /// turn. `tags` are those of the source, `there` is the target; without it only tags count.
     ///
     /// # Errors
     /// `Invalid` above 1000 manifests, or when they hang on each other more than 8 deep; those of both places.
@@ -33,7 +33,7 @@ impl Transfer {
         job: &Job,
         root: &Descriptor,
         tags: &[String],
-        there: &dyn Source,
+        there: Option<&dyn Source>,
     ) -> Result<Attached> {
         let mut hanging = Hanging { job, tags, seen: HashSet::new(), attached: Attached::default() };
         let mut level = self.copied(job, root).await?;
@@ -42,7 +42,10 @@ impl Transfer {
             if subjects.is_empty() {
                 return Ok(hanging.attached);
             }
-            level = self.referrers(&subjects, there, &mut hanging).await?;
+            level = match there {
+                Some(there) => self.referrers(&subjects, there, &mut hanging).await?,
+                None => Vec::new(),
+            };
             level.extend(self.named_after(&subjects, &mut hanging).await?);
         }
         Err(invalid(job, format!("its referrers hang on each other more than {MAX_DEPTH} deep")))

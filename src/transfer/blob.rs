@@ -29,6 +29,8 @@ pub(super) struct Blob {
     waits_for_other: bool,
     /// Which bytes were found wrong so far.
     spoiled: Vec<Suspects>,
+    /// Its registry is asked beside the mirrors, which bring next to nothing.
+    pub(super) is_helped: bool,
     completion: Option<AbortHandle>,
 }
 
@@ -48,11 +50,54 @@ pub(super) struct Candidate {
     pub(super) origin: Arc<dyn Origin>,
     /// It failed and is not asked again.
     pub(super) left: bool,
+    /// Connections of the blob to it.
+    pub(super) connections: usize,
+    /// Bytes came from it in this run.
+    pub(super) brought: bool,
+    /// A mirror failed so often without progress between, the last time then, and is not asked before.
+    failures: u32,
+    last_failure: Option<Instant>,
+    not_before: Option<Instant>,
+}
+
+impl Candidate {
+    fn new(origin: &Arc<dyn Origin>) -> Candidate {
+        Candidate {
+            origin: Arc::clone(origin),
+            left: false,
+            connections: 0,
+            brought: false,
+            failures: 0,
+            last_failure: None,
+            not_before: None,
+        }
+    }
+
+    /// It is not asked until `wait` is over. Returns how often in a row it has failed.
+    pub(super) fn pause(&mut self, now: Instant, wait: Duration) -> u32 {
+        self.failures += 1;
+        self.last_failure = Some(now);
+        self.not_before = Some(now + wait);
+        self.failures
+    }
+
+    /// It brought enough to make former failures count no more.
+    pub(super) fn progressed(&mut self) {
+        self.failures = 0;
+    }
+
+    fn is_rested(&self, now: Instant) -> bool {
+        self.not_before.is_none_or(|at| at <= now)
+    }
+
+    fn is_mirror(&self) -> bool {
+        self.origin.provenance() == Provenance::Mirror
+    }
 }
 
 impl Blob {
     pub(super) fn new(plan: BlobPlan, settings: &Settings) -> Blob {
-        let origins = plan.origins.iter().map(|origin| Candidate { origin: Arc::clone(origin), left: false }).collect();
+        let origins = plan.origins.iter().map(Candidate::new).collect();
         let stage = if plan.holding == Holding::Whole { Stage::Done } else { Stage::Waiting };
         Blob {
             plan,
@@ -64,6 +109,7 @@ impl Blob {
             last_failure: None,
             waits_for_other: false,
             spoiled: Vec::new(),
+            is_helped: false,
             completion: None,
         }
     }
@@ -102,17 +148,55 @@ impl Blob {
         self.origins[origin].origin.provenance()
     }
 
-    /// The origins that may be asked now: files of this machine before any network, what the registry and its mirrors
-    /// have before addresses out of a manifest.
-    pub(super) fn usable(&self) -> impl Iterator<Item = (usize, &Arc<dyn Origin>)> {
-        let rank = |candidate: &Candidate| match candidate.origin.provenance() {
+    /// The origins that may be asked now: files of this machine before any network, mirrors before their registry unless
+    /// that has to help, and addresses out of a manifest last. A mirror that has to rest gives way to the next.
+    pub(super) fn usable(&self, now: Instant, must_rest: impl Fn(&str) -> bool) -> Vec<usize> {
+        let is_ready = |c: &Candidate| !c.is_mirror() || (c.is_rested(now) && !must_rest(c.origin.host()));
+        let open = || self.origins.iter().enumerate().filter(|(_, c)| !c.left && is_ready(c));
+        let best = open().map(|(_, candidate)| self.rank(candidate)).min();
+        open().filter(|(_, candidate)| Some(self.rank(candidate)) == best).map(|(i, _)| i).collect()
+    }
+
+    fn rank(&self, candidate: &Candidate) -> u8 {
+        match candidate.origin.provenance() {
             Provenance::Local => 0,
-            Provenance::Mirror | Provenance::Registry => 1,
-            Provenance::Foreign => 2,
-        };
-        let open = || self.origins.iter().enumerate().filter(|(_, candidate)| !candidate.left);
-        let best = open().map(|(_, candidate)| rank(candidate)).min();
-        open().filter(move |(_, candidate)| Some(rank(candidate)) == best).map(|(i, c)| (i, &c.origin))
+            Provenance::Mirror => 1,
+            Provenance::Registry if self.is_helped => 1,
+            Provenance::Registry => 2,
+            Provenance::Foreign => 3,
+        }
+    }
+
+    /// Whether its registry could help, and does not yet.
+    pub(super) fn may_be_helped(&self) -> bool {
+        let has = |provenance| self.origins.iter().any(|c| !c.left && c.origin.provenance() == provenance);
+        let is_ranged = matches!(self.stage, Stage::Active(_));
+        is_ranged && !self.is_helped && has(Provenance::Registry) && has(Provenance::Mirror) && !has(Provenance::Local)
+    }
+
+    /// The other hosts that may serve it beside `origin`.
+    pub(super) fn rivals(&self, origin: usize) -> impl Iterator<Item = &str> {
+        let (host, rank) = (self.host(origin), self.rank(&self.origins[origin]));
+        let others = self.origins.iter().filter(move |c| !c.left && self.rank(c) == rank);
+        others.map(|candidate| candidate.origin.host()).filter(move |other| *other != host)
+    }
+
+    /// Whether one of its origins is the mirror `host`.
+    pub(super) fn is_mirror(&self, origin: usize, host: &str) -> bool {
+        self.origins[origin].is_mirror() && self.host(origin) == host
+    }
+
+    /// The mirror `host` is not asked any more.
+    pub(super) fn leave_mirror(&mut self, host: &str) {
+        for candidate in self.origins.iter_mut().filter(|c| c.is_mirror() && c.origin.host() == host) {
+            candidate.left = true;
+            candidate.origin.leave();
+        }
+    }
+
+    /// Nobody is left to ask.
+    pub(super) fn is_forlorn(&self) -> bool {
+        self.origins.iter().all(|candidate| candidate.left)
     }
 
     pub(super) fn unclaimed(&self) -> u64 {
@@ -127,17 +211,31 @@ impl Blob {
     }
 
     /// A connection ended; what it did not bring is missing again.
-    pub(super) fn release(&mut self, claim: ClaimId) {
-        self.connections -= 1;
+    pub(super) fn release(&mut self, origin: usize, claim: ClaimId) {
+        self.disconnected(origin);
         if let Stage::Active(active) = &self.stage {
             lock(&active.segments).release(claim);
             active.verifier.wake();
         }
     }
 
-    /// Whether a connection that began at `since` failed together with one whose failure is counted already.
-    pub(super) fn is_known_failure(&self, since: Instant) -> bool {
-        self.last_failure.is_some_and(|at| since <= at)
+    /// One more connection works on it.
+    pub(super) fn connected(&mut self, origin: usize) {
+        self.connections += 1;
+        self.origins[origin].connections += 1;
+    }
+
+    /// One ended.
+    pub(super) fn disconnected(&mut self, origin: usize) {
+        self.connections -= 1;
+        self.origins[origin].connections -= 1;
+    }
+
+    /// Whether a connection to `origin` that began at `since` failed together with one whose failure is counted already.
+    pub(super) fn is_known_failure(&self, origin: usize, since: Instant) -> bool {
+        let candidate = &self.origins[origin];
+        let last = if candidate.is_mirror() { candidate.last_failure } else { self.last_failure };
+        last.is_some_and(|at| since <= at)
     }
 
     /// Its bytes are being verified by this task.
@@ -205,7 +303,7 @@ impl Blob {
     pub(super) fn leave(&mut self, origin: usize, settings: &Settings) -> bool {
         self.origins[origin].left = true;
         self.patience = Patience::new(settings);
-        self.origins.iter().any(|candidate| !candidate.left)
+        !self.is_forlorn()
     }
 
     /// The digest did not agree and `ranges` were discarded: they are fetched again, if that has not happened to such before.
@@ -221,7 +319,7 @@ impl Blob {
         if from == Suspects::Others {
             self.leave_others();
         }
-        if self.origins.iter().all(|candidate| candidate.left) {
+        if self.is_forlorn() {
             return Err(mismatch);
         }
         for range in ranges {

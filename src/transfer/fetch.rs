@@ -1,7 +1,7 @@
 //! One connection: opens a range of one origin and writes what comes, until its claim is done or something breaks.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -21,6 +21,12 @@ const CRAWL: f64 = 1024.0;
 
 /// Progress that makes former failures count no more, in bytes.
 pub(super) const PROGRESS: u64 = 16 * 1024;
+
+/// Shorter times tell more about buffers than about the line.
+const SHORTEST_SAMPLE: Duration = Duration::from_millis(40);
+
+/// How fast the rate of late forgets.
+const MEMORY: Duration = Duration::from_millis(700);
 
 /// What one connection is to do.
 pub(super) struct Fetch {
@@ -44,8 +50,18 @@ pub(super) struct Gauge {
     pub(super) moved: AtomicU64,
     /// Bytes that came, also in vain: a server that ignores ranges is not slow.
     came: AtomicU64,
+    /// How it does of late.
+    recent: Mutex<Recent>,
     /// Ends it: what it has not brought is for others to fetch.
     pub(super) cut: CancellationToken,
+}
+
+/// A rate that forgets what was long ago.
+#[derive(Default)]
+struct Recent {
+    at: Option<Instant>,
+    came: u64,
+    rate: f64,
 }
 
 impl Gauge {
@@ -56,6 +72,7 @@ impl Gauge {
             answered: OnceLock::new(),
             moved: AtomicU64::new(0),
             came: AtomicU64::new(0),
+            recent: Mutex::default(),
             cut: CancellationToken::new(),
         })
     }
@@ -68,6 +85,23 @@ impl Gauge {
     /// Bytes a second since its answer came.
     pub(super) fn rate(&self, now: Instant) -> f64 {
         self.came.load(Ordering::Relaxed) as f64 / self.flowing(now).as_secs_f64().max(0.001)
+    }
+}
+
+impl Gauge {
+    /// Bytes a second of late; to be asked now and then. Zero before the answer.
+    pub(super) fn recent(&self, now: Instant) -> f64 {
+        let Some(answered) = self.answered.get() else { return 0.0 };
+        let mut recent = lock(&self.recent);
+        let length = now.saturating_duration_since(recent.at.unwrap_or(*answered)).as_secs_f64();
+        if length < SHORTEST_SAMPLE.as_secs_f64() {
+            return recent.rate;
+        }
+        let came = self.came.load(Ordering::Relaxed);
+        let sample = (came - recent.came) as f64 / length;
+        let keep = if recent.at.is_some() { (-length / MEMORY.as_secs_f64()).exp() } else { 0.0 };
+        *recent = Recent { at: Some(now), came, rate: recent.rate * keep + sample * (1.0 - keep) };
+        recent.rate
     }
 }
 
@@ -205,16 +239,11 @@ impl Fetch {
 
     /// Bytes came that were awaited.
     fn count(&self, count: u64) {
-        let provenance = self.origin.provenance();
-        self.blob.traffic.count(provenance, count);
-        match (provenance, self.blob.promise) {
-            (Provenance::Local, _) => self.blob.traffic.came_from(self.origin.host(), count),
-            (_, Promise::Local) => {
-                self.blob.traffic.lose(Cause::LocalSpoiled, count);
-                let blob = self.blob.descriptor.digest.clone();
-                self.events.on(&Event::Lost { blob, count, cause: Cause::LocalSpoiled });
-            }
-            (_, Promise::Network) => {}
+        self.blob.traffic.count(self.origin.as_ref(), count);
+        if self.origin.provenance() != Provenance::Local && self.blob.promise == Promise::Local {
+            self.blob.traffic.lose(Cause::LocalSpoiled, count);
+            let blob = self.blob.descriptor.digest.clone();
+            self.events.on(&Event::Lost { blob, count, cause: Cause::LocalSpoiled });
         }
     }
 
@@ -223,7 +252,7 @@ impl Fetch {
         if count == 0 {
             return;
         }
-        self.blob.traffic.count(self.origin.provenance(), count);
+        self.blob.traffic.count(self.origin.as_ref(), count);
         self.blob.traffic.lose(cause, count);
         let blob = self.blob.descriptor.digest.clone();
         self.events.on(&Event::Lost { blob, count, cause });

@@ -5,6 +5,7 @@
 //! - `run`: executes a plan: blobs in parallel, then manifests children first, then the tag.
 //! - `outcome`: what follows when work of the schedule has ended.
 //! - `schedule`: which blob gets the next connection, and how much of it; `pace`: how many a host gets.
+//! - `mirrors`: several hosts for one blob: which is asked, and when one is left.
 //! - `blob`: what the schedule knows of one blob; `image`: which blobs an image waits for.
 //! - `active`: a blob that ranges are written to; `fetch`: one connection that does; `segments`: which ranges are
 //!   missing, claimed, there; `verify`: the hasher that follows their frontier.
@@ -17,6 +18,7 @@ mod blob;
 mod draft;
 mod fetch;
 mod image;
+mod mirrors;
 mod outcome;
 mod pace;
 mod plan;
@@ -40,6 +42,7 @@ use tokio_util::sync::CancellationToken;
 use crate::content::{Holding, Origin, Provenance, Root, Sink, Source};
 use crate::error::Error;
 use crate::event::{Cause, Events};
+use crate::limit::{Budget, Limiter};
 use crate::oci::{Descriptor, Digest, Platform, RawManifest, Reference};
 use crate::state::State;
 
@@ -69,6 +72,10 @@ pub struct Settings {
     pub stall: Duration,
     /// Longest wait that a server may ask for before the transfer fails at once.
     pub max_retry_after: Duration,
+    /// What connections may use: a low limit means few of them.
+    pub limiter: Limiter,
+    /// How many bytes may move.
+    pub budget: Budget,
 }
 
 impl Default for Settings {
@@ -79,6 +86,8 @@ impl Default for Settings {
             retries: 5,
             stall: Duration::from_secs(20),
             max_retry_after: Duration::from_secs(60),
+            limiter: Limiter::none(),
+            budget: Budget::default(),
         }
     }
 }
@@ -236,18 +245,6 @@ impl Plan {
     pub fn totals_of(&self, blobs: impl IntoIterator<Item = usize>) -> Totals {
         blobs.into_iter().fold(Totals::default(), |sum, number| sum.with(&self.blobs[number]))
     }
-
-    /// Adds another plan, which is executed after this one.
-    pub fn append(&mut self, other: Plan) {
-        let first = self.blobs.len();
-        self.blobs
-            .extend(other.blobs.into_iter().map(|blob| BlobPlan { after: blob.after.map(|n| n + first), ..blob }));
-        self.images.extend(other.images.into_iter().map(|image| {
-            let blobs = image.blobs.iter().map(|number| number + first).collect();
-            ImagePlan { blobs, ..image }
-        }));
-        self.failed.extend(other.failed);
-    }
 }
 
 /// What happened, for the summary.
@@ -255,6 +252,10 @@ impl Plan {
 pub struct Report {
     /// Bytes of blobs that came or went over a network; those that came to go on at once are counted once.
     pub moved: u64,
+    /// Of these, how many each host sent.
+    pub hosts: BTreeMap<String, u64>,
+    /// Mirrors that are not asked any more, and why.
+    pub left: BTreeMap<String, String>,
     /// Bytes of blobs that came from elsewhere on this machine.
     pub local: u64,
     /// Of these, bytes that were no good.

@@ -139,16 +139,18 @@ impl Run<'_> {
         if let Some(round_trip) = fetched.round_trip {
             self.pace.answered(&host, round_trip, gauge.flowing(now));
         }
-        self.blobs[i].release(claim);
+        self.blobs[i].release(origin, claim);
         let moved = gauge.moved.load(Ordering::Relaxed);
+        self.blobs[i].origins[origin].brought |= moved > 0;
         if moved >= PROGRESS {
             self.blobs[i].patience.renew();
+            self.blobs[i].origins[origin].progressed();
         }
         // A cut one tells as well: when all have become slow, nobody is cut for it any more.
         if moved >= TELLING || matches!(fetched.end, End::Cut) {
             self.pace.learn(&host, gauge.rate(now));
         }
-        if self.blobs[i].has_ended() {
+        if self.blobs[i].has_ended() || self.blobs[i].origins[origin].left {
             return;
         }
         match fetched.end {
@@ -158,7 +160,7 @@ impl Run<'_> {
                 let why = format!("{host}: a connection far slower than the others is made anew");
                 self.transfer.events.on(&Event::Retried { what, why, wait: Duration::ZERO });
             }
-            End::Broken(error) if self.blobs[i].is_known_failure(gauge.since) && error.is_transient() => {}
+            End::Broken(error) if self.blobs[i].is_known_failure(origin, gauge.since) && error.is_transient() => {}
             End::Broken(error) => self.retry(i, Some(origin), error),
         }
     }
@@ -167,7 +169,7 @@ impl Run<'_> {
         let host = self.blobs[i].host(origin).to_owned();
         let place = self.blobs[i].plan.sink.place();
         self.count_stream(i, origin, &attempt);
-        self.blobs[i].connections -= 1;
+        self.blobs[i].disconnected(origin);
         self.pace.give_back(&host);
         self.pace.give_back(&place);
         if let Some((round_trip, flow)) = attempt.answered {
@@ -183,15 +185,12 @@ impl Run<'_> {
             Streamed::Complete => self.arrived(i, Arrival::Transferred),
             Streamed::Stopped => {}
             Streamed::Source(error) => self.retry(i, Some(origin), error),
-            Streamed::Sink(error @ Error::Verification { .. }) => match self.blobs[i].streamed_wrong(error) {
-                Ok(()) => self.tell_left(i),
-                Err(error) => self.fail(i, Arc::new(error)),
-            },
+            Streamed::Sink(error @ Error::Verification { .. }) => self.streamed_wrong(i, origin, error),
             Streamed::Sink(error) => {
                 let (now, wait) = (Instant::now(), error.retry_after().unwrap_or_default());
                 if matches!(error, Error::Busy { .. }) {
                     let allowed = self.pace.busy(&place, wait, now);
-                    self.transfer.events.on(&Event::Connections { host: place, allowed });
+                    self.connections_changed(place, allowed);
                 }
                 self.retry(i, None, error);
             }
@@ -212,12 +211,27 @@ impl Run<'_> {
         }
     }
 
+    /// A place that verifies what it is sent found wrong bytes: a mirror that brought them is left.
+    fn streamed_wrong(&mut self, i: usize, origin: usize, error: Error) {
+        if self.blobs[i].provenance(origin) == Provenance::Mirror {
+            self.blobs[i].origins[origin].brought = true;
+            return self.leave_suspects(i);
+        }
+        match self.blobs[i].streamed_wrong(error) {
+            Ok(()) => self.tell_left(i),
+            Err(error) => self.fail(i, Arc::new(error)),
+        }
+    }
+
     /// Decides what follows a failure of an origin, or of the sink: a pause, another origin, or the end of the blob.
     fn retry(&mut self, i: usize, origin: Option<usize>, error: Error) {
         let is_local = |origin: usize| self.blobs[i].provenance(origin) == Provenance::Local;
         // A file that cannot be read is only one of the origins.
         if matches!(error, Error::Store { .. }) && !origin.is_some_and(is_local) {
             return self.fail(i, Arc::new(error));
+        }
+        if let Some(mirror) = origin.filter(|&origin| self.blobs[i].provenance(origin) == Provenance::Mirror) {
+            return self.mirror_failed(i, mirror, error);
         }
         let now = Instant::now();
         let is_busy = matches!(error, Error::Busy { .. });
@@ -226,7 +240,7 @@ impl Run<'_> {
                 if let (Some(origin), true) = (origin, is_busy) {
                     let host = self.blobs[i].host(origin).to_owned();
                     let allowed = self.pace.busy(&host, wait, now);
-                    self.transfer.events.on(&Event::Connections { host, allowed });
+                    self.connections_changed(host, allowed);
                 }
                 let what = self.blobs[i].plan.descriptor.digest.to_string();
                 self.transfer.events.on(&Event::Retried { what, why: error.to_string(), wait });
@@ -252,6 +266,9 @@ impl Run<'_> {
             }
             Ok(Completion::Spoiled { found, ranges, from }) => {
                 let count: u64 = ranges.iter().map(|range| range.end - range.start).sum();
+                if from == Suspects::Others {
+                    self.leave_suspects(i);
+                }
                 match self.blobs[i].spoiled(&found, ranges, from) {
                     Ok(active) => {
                         self.discarded(&active, count);
@@ -301,7 +318,7 @@ impl Run<'_> {
         self.finish_images();
     }
 
-    fn fail(&mut self, i: usize, error: Arc<Error>) {
+    pub(super) fn fail(&mut self, i: usize, error: Arc<Error>) {
         self.give_up(i);
         for name in self.images.fail(i, &error) {
             self.transfer.events.on(&Event::Failed { name, why: error.to_string() });

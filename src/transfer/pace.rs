@@ -188,6 +188,16 @@ impl Pace {
         self.hosts.get(host).map_or(0, |entry| entry.active.min(entry.connections.value))
     }
 
+    /// Connections to `host` that are at work.
+    pub(super) fn active(&self, host: &str) -> usize {
+        self.hosts.get(host).map_or(0, |entry| entry.active)
+    }
+
+    /// Whether `host` asked to be left alone for some time.
+    pub(super) fn is_resting(&self, host: &str, now: Instant) -> bool {
+        self.hosts.get(host).is_some_and(|entry| entry.not_before.is_some_and(|at| at > now))
+    }
+
     /// Where a connection to `host` counts the bytes that come.
     pub(super) fn meter(&mut self, host: &str) -> Arc<AtomicU64> {
         Arc::clone(&self.host(host).moved)

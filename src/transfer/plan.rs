@@ -47,11 +47,16 @@ impl Transfer {
     }
 
     async fn walk(&self, job: &Job) -> Result<Walk> {
-        let named = self.root(job).await?;
+        let tagged = self.persist(&job.target.to_string(), || job.sink.tagged(&job.target)).await?;
+        // A store may have the manifest under another name: a HEAD, which costs nothing at registries that count, tells.
+        let named = match (&tagged, job.sink.repository()) {
+            (None, Some(_)) => self.root_to_read(job).await?,
+            _ => self.root(job).await?,
+        };
         self.events.on(&Event::Resolved { name: job.name.clone(), digest: named.digest.clone() });
         let (root, made) = self.narrow(job, named).await?;
         let mut walk = Walk::of(root.clone(), job);
-        walk.tagged = self.persist(&job.target.to_string(), || job.sink.tagged(&job.target)).await?;
+        walk.tagged = tagged;
         if walk.is_vouched_for(job) {
             return Ok(walk);
         }
@@ -94,12 +99,18 @@ impl Transfer {
 
     /// What the name points to. A digest that the sink holds is not asked for.
     pub(super) async fn root(&self, job: &Job) -> Result<Descriptor> {
-        if let Some(digest) = job.name.digest()
-            && let Some(held) = job.sink.held_manifest(digest).await?
-        {
-            return Ok(held.descriptor());
+        match held_root(job).await? {
+            Some(held) => Ok(held),
+            None => self.persist(&job.name.to_string(), || job.source.resolve(&job.name)).await,
         }
-        self.persist(&job.name.to_string(), || job.source.resolve(&job.name)).await
+    }
+
+    /// The same where the target has nothing under its name, so that the manifest is read next.
+    async fn root_to_read(&self, job: &Job) -> Result<Descriptor> {
+        match held_root(job).await? {
+            Some(held) => Ok(held),
+            None => self.persist(&job.name.to_string(), || job.source.resolve_to_read(&job.name)).await,
+        }
     }
 
     /// Reads the manifests of one level, each of which is taken before many others are read; returns what `take` did.
@@ -127,6 +138,11 @@ impl Transfer {
         let manifest = raw.parse().map_err(|why| Error::manifest(job.source.place(), &raw.digest, why))?;
         Ok(Node { raw, manifest, is_held })
     }
+}
+
+async fn held_root(job: &Job) -> Result<Option<Descriptor>> {
+    let Some(digest) = job.name.digest() else { return Ok(None) };
+    Ok(job.sink.held_manifest(digest).await?.map(|held| held.descriptor()))
 }
 
 /// A manifest that was read.

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use super::active::Active;
 use super::blob::Stage;
 use super::fetch::{Fetch, Gauge};
+use super::mirrors::LEAST_SHARED;
 use super::run::{Done, Run};
 use super::segments::ClaimId;
 use super::stream::Stream;
@@ -34,6 +35,16 @@ enum Need {
     Unserved(u64),
 }
 
+/// A connection that will take long to its end.
+struct Late {
+    claim: ClaimId,
+    /// In bytes a second.
+    rate: f64,
+    left: Duration,
+    /// The fewest bytes that are worth a request.
+    least: u64,
+}
+
 impl Run<'_> {
     /// The blob that needs a connection most, and the origin to open: blobs without any first, then the one with the
     /// most left for each of its connections, then the one whose slowest connection has the longest way to go.
@@ -47,30 +58,40 @@ impl Run<'_> {
             }
         }
         wanting.sort_by_key(|(need, _)| std::cmp::Reverse(*need));
-        wanting.into_iter().find_map(|(_, i)| {
-            let connections = self.blobs[i].connections;
-            let mut usable = self.blobs[i].usable();
-            let place = self.blobs[i].streams_to();
-            let free = usable.find(|(_, origin)| {
-                self.pace.may_share(origin.host(), connections)
-                    && self.pace.take_both(origin.host(), place.as_deref(), now)
-            });
-            free.map(|(origin, _)| (i, origin))
+        wanting.into_iter().find_map(|(need, i)| Some((i, self.free_origin(i, need, now)?)))
+    }
+
+    /// An origin of a blob that has room for one more connection; takes it.
+    fn free_origin(&mut self, i: usize, need: Need, now: Instant) -> Option<usize> {
+        let mut choices = self.choices(i, now);
+        if matches!(need, Need::Late(_)) {
+            let rate = self.slowest(i, now)?.rate;
+            choices.retain(|&origin| self.may_relieve(i, origin, rate));
+        }
+        let place = self.blobs[i].streams_to();
+        choices.into_iter().find(|&origin| {
+            let candidate = &self.blobs[i].origins[origin];
+            let (host, connections) = (candidate.origin.host(), candidate.connections);
+            self.pace.may_share(host, connections) && self.pace.take_both(host, place.as_deref(), now)
         })
     }
 
     fn need(&self, i: usize, now: Instant) -> Option<Need> {
         match (self.blobs[i].unclaimed(), self.blobs[i].connections as u64) {
             (0, 0) => None,
-            (0, _) => self.slowest(i, now).map(|(_, left)| Need::Late(left)),
+            (0, _) => self.slowest(i, now).map(|late| Need::Late(late.left)),
             (left, 0) => Some(Need::Unserved(left)),
             (left, connections) => Some(Need::Served(left / connections)),
         }
     }
 
     /// The connection of a blob that will end last, if taking half of its range away from it pays.
-    fn slowest(&self, i: usize, now: Instant) -> Option<(ClaimId, Duration)> {
+    fn slowest(&self, i: usize, now: Instant) -> Option<Late> {
         let Stage::Active(active) = &self.blobs[i].stage else { return None };
+        let (least, worth) = match self.is_shared(i) {
+            true => (LEAST_SHARED, WORTH_SPLITTING / 2),
+            false => (LEAST_RANGE, WORTH_SPLITTING),
+        };
         let segments = lock(&active.segments);
         let connections = self.open.iter().filter(|((blob, _), _)| *blob == i);
         let late = connections.filter_map(|((_, claim), (_, gauge))| {
@@ -79,9 +100,10 @@ impl Run<'_> {
             let rate = gauge.rate(now);
             let is_known = now.saturating_duration_since(gauge.since) >= WORTH_SPLITTING / 2;
             let time = Duration::try_from_secs_f64(left as f64 / rate).unwrap_or(Duration::MAX);
-            (left >= 2 * LEAST_RANGE && is_known && time >= WORTH_SPLITTING).then_some((*claim, time))
+            let pays = left >= 2 * least && is_known && time >= worth;
+            pays.then_some(Late { claim: *claim, rate, left: time, least })
         });
-        late.max_by_key(|(_, time)| *time)
+        late.max_by_key(|late| late.left)
     }
 
     /// Opens a connection for which there is a free place.
@@ -95,15 +117,17 @@ impl Run<'_> {
 
     fn fetch_range(&mut self, i: usize, origin: usize, active: Arc<Active>, now: Instant) {
         let from = Arc::clone(&self.blobs[i].origins[origin].origin);
-        let limit = self.range_limit(i, from.host());
-        let slowest = self.slowest(i, now);
+        let limit = self.range_limit(i, origin, now);
+        let relief = self.slowest(i, now).map(|late| (self.relief(i, origin, late.rate), late));
         let claimed = {
             let mut segments = lock(&active.segments);
-            segments.claim(limit).or_else(|| segments.split(slowest?.0, LEAST_RANGE))
+            segments
+                .claim(limit)
+                .or_else(|| relief.and_then(|(part, late)| segments.split(late.claim, part, late.least)))
         };
         // The slow connection may have caught up since it was looked at.
         let Some((claim, _)) = claimed else { return self.pace.give_back(from.host()) };
-        self.blobs[i].connections += 1;
+        self.blobs[i].connected(origin);
         let gauge = Gauge::new();
         self.open.insert((i, claim), (origin, Arc::clone(&gauge)));
         let fetch = Fetch {
@@ -120,7 +144,7 @@ impl Run<'_> {
 
     fn stream(&mut self, i: usize, origin: usize, stream: Arc<Stream>) {
         let from = Arc::clone(&self.blobs[i].origins[origin].origin);
-        self.blobs[i].connections += 1;
+        self.blobs[i].connected(origin);
         let meters = [self.pace.meter(from.host()), self.pace.meter(&self.blobs[i].plan.sink.place())];
         self.tasks.spawn(async move {
             Done::Streamed { blob: i, origin, attempt: stream.attempt(from.as_ref(), &meters).await }
@@ -129,12 +153,16 @@ impl Run<'_> {
 
     /// How much one connection asks for: a share small enough that all connections of the blob end together, and
     /// never so much that nothing is left to share should more connections pay.
-    fn range_limit(&mut self, i: usize, host: &str) -> u64 {
+    fn range_limit(&mut self, i: usize, origin: usize, now: Instant) -> u64 {
         if self.blobs[i].ignores_ranges() {
             return u64::MAX;
         }
+        let choices = self.choices(i, now);
+        if choices.len() > 1 {
+            return self.share(i, origin, &choices).min(MOST_RANGE);
+        }
         let left = self.blobs[i].unclaimed();
-        match self.pace.streams(host) as u64 {
+        match self.pace.streams(self.blobs[i].host(origin)) as u64 {
             1 => MOST_RANGE,
             several => (left / (2 * several)).clamp(LEAST_RANGE, MOST_RANGE),
         }

@@ -51,14 +51,15 @@ impl Segments {
         Some((self.register(start..cut), start..cut))
     }
 
-    /// Takes the second half of a claim away from its connection, if each half has at least `least` bytes.
-    pub(super) fn split(&mut self, id: ClaimId, least: u64) -> Option<(ClaimId, Range<u64>)> {
+    /// Takes the end of a claim away from its connection, a `part` of it but at least `least` bytes, and leaves as many.
+    pub(super) fn split(&mut self, id: ClaimId, part: f64, least: u64) -> Option<(ClaimId, Range<u64>)> {
         let victim = &mut self.claims.get_mut(&id)?.range;
-        let half = (victim.end - victim.start) / 2;
-        if half < least.max(1) {
+        let (length, least) = (victim.end - victim.start, least.max(1));
+        if length / 2 < least {
             return None;
         }
-        let taken = victim.end - half..victim.end;
+        let count = ((length as f64 * part) as u64).clamp(least, length - least);
+        let taken = victim.end - count..victim.end;
         victim.end = taken.start;
         Some((self.register(taken.clone()), taken))
     }
@@ -211,8 +212,8 @@ mod tests {
         let mut segments = Segments::new(100, []);
         let (id, _) = segments.claim(100).unwrap();
         segments.landed(id, 20);
-        assert_eq!(segments.split(id, 41), None);
-        let (_, taken) = segments.split(id, 40).unwrap();
+        assert_eq!(segments.split(id, 0.5, 41), None);
+        let (_, taken) = segments.split(id, 0.5, 40).unwrap();
         assert_eq!(taken, 60..100);
         assert_eq!(segments.awaited(id), 20..60);
     }
@@ -296,7 +297,7 @@ mod tests {
                 match step {
                     0 => open.extend(segments.claim(n).map(|(id, _)| id)),
                     1 => if let Some(&id) = open.get(n as usize % open.len().max(1)) {
-                        open.extend(segments.split(id, n).map(|(id, _)| id));
+                        open.extend(segments.split(id, 0.5, n).map(|(id, _)| id));
                     },
                     2 => if let Some(&id) = open.get(n as usize % open.len().max(1)) { land(&mut segments, id, n) },
                     _ => if !open.is_empty() {

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::active::Traffic;
 use super::fetch::PROGRESS;
-use crate::content::{Body, Extent, Origin, Provenance, Standing, Upload};
+use crate::content::{Body, Extent, Origin, Standing, Upload};
 use crate::error::{Error, Fault, Result};
 use crate::event::{Cause, Event, Events};
 use crate::oci::Descriptor;
@@ -146,7 +146,7 @@ impl Stream {
             let piece = piece.map_err(Streamed::Source)?;
             let length = piece.len() as u64;
             meters.iter().for_each(|meter| _ = meter.fetch_add(length, Ordering::Relaxed));
-            attempt.moved += self.take(offset, piece).await?;
+            attempt.moved += self.take(origin, offset, piece).await?;
             offset += length;
             attempt.answered = Some((answered - asked, answered.elapsed()));
         }
@@ -154,20 +154,20 @@ impl Stream {
     }
 
     /// Gives the upload what it wants of a piece that begins at `offset`.
-    async fn take(&self, offset: u64, mut piece: Bytes) -> Result<u64, Streamed> {
+    async fn take(&self, origin: &dyn Origin, offset: u64, mut piece: Bytes) -> Result<u64, Streamed> {
         let at = self.upload.offset();
         let before = piece.split_to(at.saturating_sub(offset).min(piece.len() as u64) as usize).len() as u64;
-        self.lost(Cause::RangeIgnored, before);
+        self.lost(origin, Cause::RangeIgnored, before);
         piece.truncate((self.descriptor.size - at).min(piece.len() as u64) as usize);
         let count = piece.len() as u64;
         if count == 0 {
             return Ok(0);
         }
         self.upload.write(piece).await.map_err(|error| self.broken(error))?;
-        self.traffic.count(Provenance::Registry, count);
+        self.traffic.count(origin, count);
         self.reached.fetch_max(at + count, Ordering::Relaxed);
         let blob = self.descriptor.digest.clone();
-        self.events.on(&Event::Bytes { blob, count, provenance: Provenance::Registry });
+        self.events.on(&Event::Bytes { blob, count, provenance: origin.provenance() });
         Ok(count)
     }
 
@@ -184,9 +184,9 @@ impl Stream {
         }
     }
 
-    fn lost(&self, cause: Cause, count: u64) {
+    fn lost(&self, origin: &dyn Origin, cause: Cause, count: u64) {
         if count > 0 {
-            self.traffic.count(Provenance::Registry, count);
+            self.traffic.count(origin, count);
             self.traffic.lose(cause, count);
             self.events.on(&Event::Lost { blob: self.descriptor.digest.clone(), count, cause });
         }

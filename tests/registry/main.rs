@@ -1,6 +1,8 @@
 //! Reading from registries and writing to them.
 
+mod at_once;
 mod auth;
+mod fresh;
 mod keeper;
 mod kept_uploads;
 mod push;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use layerpull::content::Source;
 use layerpull::error::{Error, Fault};
 use layerpull::oci::{Digest, MediaType, Reference};
-use layerpull::registry::{Environment, Insecure, Options};
+use layerpull::registry::{Environment, Insecure, Options, Verify};
 
 use super::scripted::{Asked, Server, options, registry, reply};
 
@@ -69,6 +69,16 @@ async fn a_plain_registry_on_loopback_sees_one_request() {
     .await;
     resolve(options(), &server.authority).await.unwrap();
     assert_eq!(server.lines(), ["HEAD /v2/a/b/manifests/1"]);
+}
+
+#[tokio::test]
+async fn plain_http_that_was_asked_for_is_never_tls() {
+    let plain = || Options { verify: Verify::Plain, ..options() };
+    let server = Server::start(|_| |_: &Asked| reply(404, &[], "")).await;
+    assert!(matches!(resolve(plain(), &server.authority).await, Err(Error::NotFound { .. })));
+    let (port, _) = serve_tls();
+    let error = resolve(plain(), &format!("localhost:{port}")).await.unwrap_err();
+    assert!(matches!(&error, Error::Network { fault, .. } if !matches!(fault, Fault::Tls(_))), "{error}");
 }
 
 #[tokio::test]

@@ -310,7 +310,7 @@ async fn a_registry_that_got_other_bytes_begins_anew() {
 #[tokio::test]
 async fn a_registry_that_stands_still_is_given_up_and_takes_the_rest_later() {
     let keeper = Keeper::start(|kept| kept.faults.push(("PATCH", Fault::Stall(MIB)))).await;
-    let options = Options { stall: Duration::from_secs(2), chunk: 32 * MIB as u64, ..options() };
+    let options = Options { stall: Duration::from_secs(2), chunk: 18 * MIB as u64, ..options() };
     let (sink, blob) = (repository(&keeper, options), bytes(20 * MIB));
     let upload = begin(&sink, &blob, &[]).await;
     let error = write(&*upload, &blob, blob.len()).await.unwrap_err();

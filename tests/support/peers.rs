@@ -231,7 +231,7 @@ impl DockerRegistry {
     /// How many requests of `method` with `part` in their path it has logged.
     pub fn count(&self, method: &str, part: &str) -> usize {
         let start = format!("\"{method} ");
-        self.access_log().iter().filter(|line| line.contains(&start) && line.contains(part)).count()
+        self.settled_log().iter().filter(|line| line.contains(&start) && line.contains(part)).count()
     }
 
     /// Where its blobs lie.

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::cli::Context;
-use crate::cli::attached::{self, Along};
+use crate::cli::attached::{self, Along, Hanging};
 use crate::cli::config::{Flags, RegistryFlags, TransferFlags, values};
 use crate::cli::ending::OutputFlags;
 use crate::cli::foresight::{Foresight, ForesightFlags, Work};
@@ -91,6 +91,7 @@ impl SideFlags {
             authfile: self.src_authfile.clone(),
             tls_verify: self.src_tls_verify,
             cert_dir: self.src_cert_dir.clone(),
+            ..Side::default()
         }
     }
 
@@ -100,6 +101,7 @@ impl SideFlags {
             authfile: self.dest_authfile.clone(),
             tls_verify: self.dest_tls_verify,
             cert_dir: self.dest_cert_dir.clone(),
+            ..Side::default()
         }
     }
 }
@@ -145,20 +147,14 @@ async fn copy(
 ) -> Result<(Vec<Pulled>, Report)> {
     let transfer = context.transfer(progress.events());
     let image = image(args, names, context, &transfer).await?;
-    match args.referrers {
-        true => attached::along(&transfer, &[image]).await,
-        false => attached::alone(&transfer, vec![image.job]).await,
-    }
+    attached::along(&transfer, &[image]).await
 }
 
 /// Says what a copy would do.
 async fn foresee(args: &Args, names: (Reference, Reference), context: &Context) -> anyhow::Result<()> {
     let transfer = context.transfer(context.notices());
     let image = image(args, names, context, &transfer).await?;
-    let plan = match args.referrers {
-        true => attached::plan(&transfer, &[image]).await?,
-        false => transfer.plan(vec![image.job]).await?,
-    };
+    let plan = attached::foreseen(&transfer, &[image]).await?;
     let foresight = Foresight { plan, kept: Vec::new(), direction: Direction::There, disk: None };
     foresight.conclude(context, &args.output, args.foresight, Work::None)
 }
@@ -179,9 +175,12 @@ async fn image(
         false => Platforms::Only(args.platform.clone()),
     };
     let job = Job { name, target, source, sink: there.clone(), platforms };
-    let tags = match args.referrers {
-        true => transfer.persist(&job.name.name(), || from.tags(&job.name)).await?,
-        false => Vec::new(),
+    let hanging = match args.referrers {
+        true => {
+            let tags = transfer.persist(&job.name.name(), || from.tags(&job.name)).await?;
+            Some(Hanging { there: Some(there), tags: tags.into() })
+        }
+        false => None,
     };
-    Ok(Along { job, there, tags })
+    Ok(Along { job, hanging })
 }

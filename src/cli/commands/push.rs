@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::cli::Context;
-use crate::cli::attached::{self, Along};
+use crate::cli::attached::{self, Along, Hanging};
 use crate::cli::config::{Flags, RegistryFlags, TransferFlags};
 use crate::cli::ending::OutputFlags;
 use crate::cli::foresight::{Foresight, ForesightFlags, Work};
@@ -81,10 +81,7 @@ async fn push(args: &Args, context: &Context, progress: &Progress) -> Result<(Ve
     let store = place::store(context, transfer.events.clone())?;
     let _shared = store.share().await?;
     let images = images(args, context, &store, &transfer).await?;
-    match args.referrers {
-        true => attached::along(&transfer, &images).await,
-        false => attached::alone(&transfer, images.into_iter().map(|image| image.job).collect()).await,
-    }
+    attached::along(&transfer, &images).await
 }
 
 /// Says what a push would do.
@@ -93,10 +90,7 @@ async fn foresee(args: &Args, context: &Context) -> anyhow::Result<()> {
     let store = place::store(context, transfer.events.clone())?.untouched();
     let _shared = store.share().await?;
     let images = images(args, context, &store, &transfer).await?;
-    let plan = match args.referrers {
-        true => attached::plan(&transfer, &images).await?,
-        false => transfer.plan(images.into_iter().map(|image| image.job).collect()).await?,
-    };
+    let plan = attached::foreseen(&transfer, &images).await?;
     let foresight = Foresight { plan, kept: Vec::new(), direction: Direction::There, disk: None };
     foresight.conclude(context, &args.output, args.foresight, Work::None)
 }
@@ -107,14 +101,15 @@ async fn images(args: &Args, context: &Context, store: &Store, transfer: &Transf
     let targets = if args.images.len() > 1 { &args.images[1..] } else { &args.images[..] };
     let name = context.reference(&args.images[0])?;
     let platforms = held(store, &name, &args.platform).await?;
-    let tags = if args.referrers { place::tags_in(store, &name).await? } else { Vec::new() };
+    let tags: Arc<[String]> = if args.referrers { place::tags_in(store, &name).await?.into() } else { Arc::default() };
     let mut pushed = Vec::new();
     for text in targets {
         let target = context.reference(text)?;
         let there = Arc::new(registry.repository_to_write(&target));
         let (name, source, platforms) = (name.clone(), Arc::clone(&source), platforms.clone());
         let job = Job { name, target, source, sink: there.clone(), platforms };
-        pushed.push(Along { job, there, tags: tags.clone() });
+        let hanging = args.referrers.then(|| Hanging { there: Some(there), tags: tags.clone() });
+        pushed.push(Along { job, hanging });
     }
     Ok(pushed)
 }

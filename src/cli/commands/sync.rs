@@ -1,6 +1,6 @@
 //! `layerpull sync`: the images that a file names, from registries to registries, in one plan.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -8,14 +8,15 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use crate::cli::Context;
+use crate::cli::attached::{self, Along, Hanging};
 use crate::cli::config::{Flags, Origin, RegistryFlags, Settings, TransferFlags};
 use crate::cli::ending::OutputFlags;
 use crate::cli::exit::{self, Told};
 use crate::cli::foresight::{self, Foresight, ForesightFlags, Tell, Work};
 use crate::cli::output::{escape, note, print};
-use crate::cli::place::{self, Side, locals, with_local};
+use crate::cli::place::{self, Side, Speech, locals, with_local};
 use crate::cli::progress::Progress;
-use crate::cli::results::{self, Direction, Done, Pulled, Size};
+use crate::cli::results::{Direction, Done, Pulled, Size};
 use crate::content::{Sink, Source};
 use crate::error::{Error, Result};
 use crate::event::Events;
@@ -26,8 +27,8 @@ use crate::sync;
 use crate::sync::delete::Why;
 use crate::sync::remove::{Fate, Removal, Remover};
 use crate::sync::run::{Deleted, Existing, Images, Lists, Places, Run};
-use crate::sync::{Destination, Mirror, RegistryOptions, Scope, Tls};
-use crate::transfer::Report;
+use crate::sync::{Attachments, Destination, Mirror, RegistryOptions, Scope, Tls};
+use crate::transfer::{Job, Report};
 
 /// Which file, and what to do.
 #[derive(Debug, clap::Args)]
@@ -136,14 +137,14 @@ async fn copy(args: &Args, mirror: &Mirror, context: &Context, events: Events) -
     let transfer = context.transfer(events);
     let run = args.run(mirror, &hosts, &transfer);
     let mut images = run.choose().await?;
-    let plan = transfer.plan(std::mem::take(&mut images.jobs)).await?;
-    let sizes = results::sizes(&plan);
-    let report = transfer.run(plan).await?;
-    let mut pulled = results::pulled(&report, &sizes);
+    let along = hosts.along(&mut images);
+    let (mut pulled, report) = attached::along(&transfer, &along).await?;
+    let copied = pulled.iter().filter(|image| image.result.is_ok()).map(|image| &image.name);
+    let there = images.there(copied);
     pulled.extend(unplanned(&images));
     let mut removals = Vec::new();
     if args.delete {
-        removals = args.remover(&run, &images, images.there(&report)).remove().await?;
+        removals = args.remover(&run, &images, there).remove().await?;
     }
     Ok(Ended { images: pulled, report, removals })
 }
@@ -162,11 +163,11 @@ async fn foresee(args: &Args, mirror: &Mirror, context: &Context) -> anyhow::Res
     let transfer = context.transfer(events);
     let run = args.run(mirror, &hosts, &transfer);
     let mut images = run.choose().await?;
-    let mut plan = transfer.plan(std::mem::take(&mut images.jobs)).await?;
+    let along = hosts.along(&mut images);
+    let mut plan = attached::foreseen(&transfer, &along).await?;
     let mut removals = Vec::new();
     if args.delete {
-        let planned = plan.images.iter().map(|image| image.target.to_string());
-        let there: HashSet<String> = planned.chain(images.kept.iter().map(|(name, _)| name.to_string())).collect();
+        let there = images.there(plan.images.iter().map(|image| &image.target));
         removals = args.remover(&run, &images, there).foresee(&plan).await?;
     }
     plan.failed.splice(..0, std::mem::take(&mut images.failed));
@@ -239,6 +240,29 @@ impl Hosts {
         })
     }
 
+    /// The jobs of `images`, each with what goes along with it.
+    fn along(&self, images: &mut Images) -> Vec<Along> {
+        let mut lists: HashMap<String, Arc<[String]>> = HashMap::new();
+        let jobs = std::mem::take(&mut images.jobs);
+        let mut list = |job: &Job| {
+            let listed = lists.entry(job.name.name()).or_insert_with(|| images.source_list(job).into());
+            Arc::clone(listed)
+        };
+        let along = jobs.into_iter().map(|job| {
+            let attachments = images.attachments(&job);
+            let hanging = (attachments != Attachments::None).then(|| Hanging {
+                there: attachments.have_subjects().then(|| self.target(&job.target)),
+                tags: if attachments.are_named() { list(&job) } else { Arc::default() },
+            });
+            Along { job, hanging }
+        });
+        along.collect()
+    }
+
+    fn target(&self, name: &Reference) -> Arc<dyn Source> {
+        Arc::new(self.of(name).repository_to_write(name))
+    }
+
     fn of(&self, name: &Reference) -> &Registry {
         self.own.get(name.registry()).unwrap_or(&self.usual)
     }
@@ -252,6 +276,7 @@ fn side(options: &RegistryOptions, settings: &Settings) -> Side {
         creds: credentials.map(|given| Credential::password(&given.username, given.password.as_str())),
         authfile: None,
         tls_verify: tls.map(|tls| tls == Tls::Verified),
+        speech: if tls == Some(Tls::Disabled) { Speech::Plain } else { Speech::Usual },
         cert_dir: options.cert_dir.clone().filter(|_| settings.cert_dir.value.is_none()),
     }
 }
@@ -264,6 +289,16 @@ impl Places for Hosts {
 
     fn sink(&self, repository: &Reference) -> Arc<dyn Sink> {
         Arc::new(self.of(repository).repository_to_write(repository))
+    }
+
+    async fn look_around(&self, names: &[Reference]) {
+        let mut by_registry: BTreeMap<&str, Vec<Reference>> = BTreeMap::new();
+        for name in names {
+            by_registry.entry(name.registry()).or_default().push(name.clone());
+        }
+        for names in by_registry.values() {
+            self.of(&names[0]).look_around(names).await;
+        }
     }
 
     async fn tags(&self, repository: &Reference) -> Result<Vec<String>> {

@@ -2,6 +2,7 @@
 
 mod file;
 mod flags;
+mod limit;
 mod sources;
 pub mod values;
 
@@ -13,9 +14,10 @@ use std::time::Duration;
 
 use crate::cli::progress::Mode;
 use crate::error::{Error, Result};
+use crate::limit::{Budget, Limiter, Rates, Timetable, rate};
 use crate::local::Surroundings;
 use crate::oci::Platform;
-use crate::registry::{Credential, Insecure};
+use crate::registry::{Configured, Credential, Insecure, Mirror};
 use crate::transfer;
 
 pub use file::File;
@@ -58,6 +60,20 @@ pub struct Setting<T> {
     pub origin: Origin,
 }
 
+impl Setting<Vec<Mirror>> {
+    /// The same; each knows where it was said.
+    fn told(mut self) -> Self {
+        let said = match &self.origin {
+            Origin::Flag => Configured::Said("--mirror".into()),
+            Origin::Environment(name) => Configured::Said(name.clone()),
+            Origin::File(path, line) => Configured::File(path.clone(), *line),
+            Origin::Default => Configured::Default,
+        };
+        self.value.iter_mut().for_each(|mirror| mirror.configured = said.clone());
+        self
+    }
+}
+
 /// A setting's name in the file (`stall-timeout`), and so in the environment (`LAYERPULL_STALL_TIMEOUT`).
 struct Key {
     name: &'static str,
@@ -88,15 +104,23 @@ const FROM: Key = key("from");
 const NO_LOCAL: Key = key("no-local");
 const HOST_ROOT: Key = key("host-root");
 const PROGRESS: Key = key("progress");
+const BWLIMIT: Key = key("bwlimit");
+const LIMIT_FILE: Key = key("limit-file");
+const BACKGROUND: Key = key("background");
+const MAX_TRANSFER: Key = key("max-transfer");
+const MAX_BYTES: Key = key("max-bytes");
 const INSECURE: Key = key("insecure");
 const TLS_VERIFY: Key = key("tls-verify");
 const CA_FILE: Key = key("ca-file");
 const CERT_DIR: Key = key("cert-dir");
 const AUTHFILE: Key = Key { foreign: Some("REGISTRY_AUTH_FILE"), ..key("authfile") };
 const CREDS: Key = Key { place: Place::NotInFile, ..key("creds") };
+const MIRROR: Key = key("mirror");
+const SYSTEM_CONFIG: Key = key("system-config");
+const HOSTS_DIR: Key = key("hosts-dir");
 const LISTEN: Key = key("listen");
 
-const KEYS: [&Key; 17] = [
+const KEYS: [&Key; 25] = [
     &STORE,
     &PLATFORM,
     &JOBS,
@@ -107,12 +131,20 @@ const KEYS: [&Key; 17] = [
     &NO_LOCAL,
     &HOST_ROOT,
     &PROGRESS,
+    &BWLIMIT,
+    &LIMIT_FILE,
+    &BACKGROUND,
+    &MAX_TRANSFER,
+    &MAX_BYTES,
     &INSECURE,
     &TLS_VERIFY,
     &CA_FILE,
     &CERT_DIR,
     &AUTHFILE,
     &CREDS,
+    &MIRROR,
+    &SYSTEM_CONFIG,
+    &HOSTS_DIR,
     &LISTEN,
 ];
 
@@ -145,6 +177,20 @@ pub struct Settings {
     pub host_root: Setting<PathBuf>,
     /// How progress is shown.
     pub progress: Setting<Mode>,
+    /// Bytes a second that all connections may use.
+    pub bwlimit: Setting<Timetable>,
+    /// The file through which processes share one limit.
+    pub limit_file: Setting<PathBuf>,
+    /// Whether other traffic goes first.
+    pub background: Setting<bool>,
+    /// Bytes of blobs after which a run stops.
+    pub max_transfer: Setting<Option<u64>>,
+    /// Bytes of blobs that a plan may want moved.
+    pub max_bytes: Setting<Option<u64>>,
+    /// What `bwlimit` comes to: nothing before [`Settings::limit`].
+    pub limiter: Limiter,
+    /// What `max-transfer` and `max-bytes` come to, counted over the whole run.
+    pub budget: Budget,
     /// Registries without TLS, or with certificates that nobody vouches for.
     pub insecure: Setting<Insecure>,
     /// Whether certificates are verified.
@@ -157,6 +203,12 @@ pub struct Settings {
     pub authfile: Setting<Option<PathBuf>>,
     /// Credentials for the registry, instead of any file.
     pub creds: Setting<Option<Credential>>,
+    /// Hosts to ask before the registry.
+    pub mirror: Setting<Vec<Mirror>>,
+    /// Whether the mirrors that other programs are configured with are asked.
+    pub system_config: Setting<bool>,
+    /// The folder of containerd's `hosts.toml`.
+    pub hosts_dir: Setting<Option<PathBuf>>,
     /// Where `serve` listens.
     pub listen: Setting<SocketAddr>,
     /// The home of this user.
@@ -175,8 +227,18 @@ impl Settings {
         let from = Sources { environment, file };
         let Flags { common, registry, transfer, platform, listen } = flags;
         let defaults = transfer::Settings::default();
+        let store = from.one(&STORE, common.store, values::path)?.or_try(|| default_store(environment))?;
+        let max_transfer = from.one(&MAX_TRANSFER, transfer.max_transfer, rate::amount)?.optional();
+        let max_bytes = from.one(&MAX_BYTES, transfer.max_bytes, rate::amount)?.optional();
         Ok(Settings {
-            store: from.one(&STORE, common.store, values::path)?.or_try(|| default_store(environment))?,
+            bwlimit: from.one(&BWLIMIT, transfer.bwlimit, Timetable::parse)?.or(Timetable::always(Rates::OFF)),
+            limit_file: from.one(&LIMIT_FILE, transfer.limit_file, values::path)?.or(limit::file_of(&store.value)),
+            background: from.one(&BACKGROUND, transfer.background.then_some(true), values::switch)?.or(false),
+            limiter: Limiter::none(),
+            budget: Budget::new(max_transfer.value, max_bytes.value),
+            max_transfer,
+            max_bytes,
+            store,
             platform: from.platforms(platform)?.or(vec![Platform::host()]),
             jobs: from.one(&JOBS, transfer.jobs, values::count::<1024>)?.or(defaults.jobs),
             streams: from.one(&STREAMS, transfer.streams, values::count::<256>)?.or(defaults.streams),
@@ -194,6 +256,9 @@ impl Settings {
             cert_dir: from.one(&CERT_DIR, registry.cert_dir, values::path)?.optional(),
             authfile: from.one(&AUTHFILE, registry.authfile, values::path)?.optional(),
             creds: from.one(&CREDS, registry.creds, values::credentials)?.optional(),
+            mirror: from.many(&MIRROR, registry.mirror, values::mirror)?.or(Vec::new()).told(),
+            system_config: from.one(&SYSTEM_CONFIG, registry.system_config, values::switch)?.or(true),
+            hosts_dir: from.one(&HOSTS_DIR, registry.hosts_dir, values::path)?.optional(),
             listen: from.one(&LISTEN, listen, socket)?.or(SocketAddr::from(([127, 0, 0, 1], 5000))),
         })
     }
@@ -204,7 +269,9 @@ impl Settings {
             jobs: self.jobs.value,
             streams: self.streams.value,
             retries: self.retries.value,
-            stall: self.stall_timeout.value,
+            stall: self.limiter.patience(self.stall_timeout.value),
+            limiter: self.limiter.clone(),
+            budget: self.budget.clone(),
             ..transfer::Settings::default()
         }
     }
@@ -234,12 +301,20 @@ impl Settings {
             row(&NO_LOCAL, &self.no_local, self.no_local.value.to_string()),
             row(&HOST_ROOT, &self.host_root, self.host_root.value.display().to_string()),
             row(&PROGRESS, &self.progress, self.progress.value.to_string()),
+            row(&BWLIMIT, &self.bwlimit, self.bwlimit.value.to_string()),
+            row(&LIMIT_FILE, &self.limit_file, self.limit_file.value.display().to_string()),
+            row(&BACKGROUND, &self.background, self.background.value.to_string()),
+            row(&MAX_TRANSFER, &self.max_transfer, show_amount(self.max_transfer.value)),
+            row(&MAX_BYTES, &self.max_bytes, show_amount(self.max_bytes.value)),
             row(&INSECURE, &self.insecure, show_insecure(&self.insecure.value)),
             row(&TLS_VERIFY, &self.tls_verify, self.tls_verify.value.to_string()),
             row(&CA_FILE, &self.ca_file, show_path(self.ca_file.value.as_deref())),
             row(&CERT_DIR, &self.cert_dir, show_path(self.cert_dir.value.as_deref())),
             row(&AUTHFILE, &self.authfile, show_path(self.authfile.value.as_deref())),
             row(&CREDS, &self.creds, creds),
+            row(&MIRROR, &self.mirror, joined(self.mirror.value.iter().map(Mirror::to_string))),
+            row(&SYSTEM_CONFIG, &self.system_config, self.system_config.value.to_string()),
+            row(&HOSTS_DIR, &self.hosts_dir, show_path(self.hosts_dir.value.as_deref())),
             row(&LISTEN, &self.listen, self.listen.value.to_string()),
         ]
     }
@@ -269,6 +344,10 @@ fn joined(texts: impl Iterator<Item = String>) -> String {
 
 fn show_path(path: Option<&Path>) -> String {
     path.map_or_else(|| "none".into(), |path| path.display().to_string())
+}
+
+fn show_amount(bytes: Option<u64>) -> String {
+    bytes.map_or_else(|| "none".into(), rate::show)
 }
 
 fn show_insecure(insecure: &Insecure) -> String {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::cli::progress::Mode;
 use crate::oci::Reference;
 use crate::oci::reference::is_docker_hub;
-use crate::registry::{Credential, Insecure};
+use crate::registry::{Credential, Insecure, Mirror};
 
 /// A positive number up to `MAX`.
 pub fn count<const MAX: usize>(text: &str) -> Result<usize, String> {
@@ -47,6 +47,26 @@ pub fn show_duration(time: &Duration) -> String {
         ms if ms % 1000 == 0 => format!("{}s", ms / 1000),
         ms => format!("{ms}ms"),
     }
+}
+
+/// A number of bytes, at least 1 MB: `4G` and `650M` count in thousands, `4GiB` and `650MiB` in 1024s.
+pub fn volume_size(text: &str) -> Result<u64, String> {
+    let wrong = || String::from("expected a size of at least 1M, such as 4G, 4GiB or 650M");
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let number: u64 = text[..digits].parse().map_err(|_| wrong())?;
+    let unit: u64 = match text[digits..].trim_end_matches('B') {
+        "" => 1,
+        "K" | "k" => 1_000,
+        "M" => 1_000_000,
+        "G" => 1_000_000_000,
+        "T" => 1_000_000_000_000,
+        "Ki" => 1 << 10,
+        "Mi" => 1 << 20,
+        "Gi" => 1 << 30,
+        "Ti" => 1 << 40,
+        _ => return Err(wrong()),
+    };
+    number.checked_mul(unit).filter(|&size| size >= 1_000_000).ok_or_else(wrong)
 }
 
 /// `true` or `false`.
@@ -99,6 +119,11 @@ pub fn registry(text: &str) -> Result<String, String> {
         Ok(name) if name.registry() == bare || is_docker_hub(bare) => Ok(name.registry().into()),
         _ => Err("expected a registry such as registry.example or 127.0.0.1:5000".into()),
     }
+}
+
+/// `[PREFIX=]URL [resolve]`.
+pub fn mirror(text: &str) -> Result<Mirror, String> {
+    text.parse().map_err(|e: crate::registry::InvalidMirror| e.to_string())
 }
 
 /// `USER:PASSWORD`, parted at the first colon.

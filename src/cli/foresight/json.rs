@@ -127,7 +127,7 @@ fn planned(foresight: &Foresight, image: &ImagePlan, blobs: &[Listed<'_>]) -> Im
         digest: Some(image.root.descriptor.digest.to_string()),
         status: match (image.up_to_date, foresight.direction) {
             (true, _) => "up-to-date",
-            (false, Direction::Here) => "would-download",
+            (false, Direction::Here | Direction::Unpacked) => "would-download",
             (false, Direction::There) => "would-send",
         },
         moved: totals.planned,

@@ -35,7 +35,7 @@ pub(super) fn page(foresight: &Foresight, forecast: &Forecast) -> String {
 fn head(foresight: &Foresight, image: &ImagePlan) -> String {
     let status = match (image.up_to_date, foresight.direction) {
         (true, _) => "up to date",
-        (false, Direction::Here) => "would be downloaded",
+        (false, Direction::Here | Direction::Unpacked) => "would be downloaded",
         (false, Direction::There) => "would be sent",
     };
     title(&image.target, &image.root.descriptor.digest, status)
@@ -69,7 +69,7 @@ fn verb(direction: Direction, way: Way<'_>) -> &'static str {
         (Way::There, _) => direction.here(),
         (Way::Mount(_), _) => "mount",
         (Way::Copy(_), _) => "reuse",
-        (Way::Network, Direction::Here) => "fetch",
+        (Way::Network, Direction::Here | Direction::Unpacked) => "fetch",
         (Way::Network, Direction::There) => "send",
     }
 }

@@ -99,6 +99,7 @@ fn object(event: &Event) -> Option<Value> {
             let blob = |(descriptor, holding): &(crate::oci::Descriptor, Holding)| json!({"digest": descriptor.digest, "size": descriptor.size, "held": held(descriptor.size, *holding)});
             json!({"event": "planned", "blobs": blobs.iter().map(blob).collect::<Vec<_>>()})
         }
+        Event::Found { blob } => json!({"event": "found", "digest": blob.digest, "size": blob.size}),
         Event::Started { blob, resumed } => json!({"event": "started", "blob": blob, "resumed": resumed}),
         Event::Reused { blob, place } => json!({"event": "reused", "blob": blob, "place": place}),
         Event::Discarded { blob, count } => json!({"event": "discarded", "blob": blob, "count": count}),

@@ -126,6 +126,7 @@ impl Tally {
                     self.plan(descriptor.digest.clone(), descriptor.size, *holding);
                 }
             }
+            Event::Found { blob } => self.plan(blob.digest.clone(), blob.size, Holding::Missing),
             Event::Started { blob, resumed } => self.change(blob, |blob| {
                 blob.stage = Stage::Moving;
                 blob.resumed = *resumed;

@@ -27,9 +27,19 @@ impl Inner {
         self.target.blob.size <= TAIL
     }
 
+    /// A chunk is as long as all before it together: a cut costs no more than was won, and a huge blob few requests.
     fn chunk_end(&self) -> u64 {
         let minimum = self.opened.as_ref().map_or(0, |opened| opened.minimum);
-        self.confirmed.saturating_add(self.chunk.max(minimum)).min(self.target.blob.size)
+        let length = self.confirmed.min(self.longest).max(self.chunk).max(minimum);
+        self.confirmed.saturating_add(length).min(self.target.blob.size)
+    }
+
+    /// Up to where may be sent. The last byte of a blob that is one body makes it visible, and waits for our own hash.
+    fn may_send(&self) -> u64 {
+        match self.chunks {
+            Chunks::None => self.written.offset().min(self.target.blob.size.saturating_sub(1)),
+            Chunks::Open | Chunks::Stated => self.written.offset(),
+        }
     }
 
     /// Sends what is written and not yet sent.
@@ -40,8 +50,8 @@ impl Inner {
         if self.flow.as_ref().is_some_and(Flow::is_ending) {
             self.end_chunk().await?;
         }
-        while self.sent < self.written.offset() {
-            let room = (self.chunk_end() - self.sent).min(PIECE as u64);
+        while self.sent < self.may_send() {
+            let room = (self.chunk_end().min(self.may_send()) - self.sent).min(PIECE as u64);
             let piece = self.written.again(self.sent, room).ok_or_else(|| self.lost("bytes to be sent are gone"))?;
             let length = piece.len() as u64;
             self.open_chunk().await?;
@@ -54,7 +64,7 @@ impl Inner {
         Ok(())
     }
 
-    /// Opens the next chunk, unless one is on its way.
+    /// Opens the next chunk, or the body that is all of the blob, unless it is on its way.
     async fn open_chunk(&mut self) -> Result<()> {
         if self.flow.is_some() {
             return Ok(());
@@ -63,11 +73,12 @@ impl Inner {
             return Err(self.lost("the registry was not asked where the upload stands"));
         }
         let Some(opened) = &self.opened else { return Err(self.lost("there is no session")) };
-        let framing = match self.chunks {
-            Chunks::Open => Framing::Open,
-            Chunks::Stated => Framing::Part(self.confirmed..self.chunk_end()),
+        let chunk = || self.target.ask_session(Method::PATCH, opened);
+        let (ask, framing) = match self.chunks {
+            Chunks::None => (self.target.ask_end(opened), Framing::Length(self.target.blob.size)),
+            Chunks::Open => (chunk(), Framing::Open),
+            Chunks::Stated => (chunk(), Framing::Part(self.confirmed..self.chunk_end())),
         };
-        let ask = self.target.ask_session(Method::PATCH, opened);
         // From here on the registry may have bytes that a killed process cannot tell of any more.
         self.remember().await;
         self.flow = Some(Flow::open(&self.target.session, ask, framing));
@@ -119,8 +130,11 @@ impl Inner {
         if status == 411 {
             self.chunks = Chunks::Stated;
         }
+        let is_shortened = status == 413 && std::mem::replace(&mut self.longest, self.chunk) > self.chunk;
         match status {
             200..=299 => answer.protocol("it answered before the end of the body"),
+            // Some proxies bound the length of a body.
+            413 if is_shortened => answer.protocol("HTTP 413: it is tried with shorter chunks"),
             _ => self.target.refusal(answer).await,
         }
     }
@@ -135,18 +149,17 @@ impl Inner {
         Error::network(self.target.session.registry(), &self.target.blob.digest, Fault::Protocol(why.to_owned()))
     }
 
-    /// The PUT that ends the blob; with its bytes when it is small.
+    /// The PUT that ends the blob, with those bytes that were not sent yet.
     pub(super) async fn put(&mut self) -> Result<Answer> {
         if self.trust == Trust::Unknown {
             return Err(self.lost("the registry was not asked where the upload stands"));
         }
         let Some(opened) = &self.opened else { return Err(self.lost("there is no session")) };
         let (mut at, size) = (self.sent, self.target.blob.size);
-        self.flow = Some(Flow::open(
-            &self.target.session,
-            self.target.ask_end(opened),
-            Framing::Length(size.saturating_sub(at)),
-        ));
+        if self.flow.is_none() {
+            let framing = Framing::Length(size.saturating_sub(at));
+            self.flow = Some(Flow::open(&self.target.session, self.target.ask_end(opened), framing));
+        }
         // Cancelled in here, it is unknown what the registry has.
         self.trust = Trust::Unknown;
         while at < size {

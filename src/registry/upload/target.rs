@@ -75,12 +75,25 @@ impl Target {
     /// # Errors
     /// Transient ones; a denial is [`Mount::Refused`].
     pub(in crate::registry) async fn mount(&self, from: &str) -> Result<Mount> {
+        self.mount_with(from, Access::mount(&self.repository, from)).await
+    }
+
+    /// Opens a session, unless the blob is in this very repository: a registry that mounts looks for it there, and says so
+    /// in the same answer.
+    ///
+    /// # Errors
+    /// Those of [`mount`](Target::mount).
+    pub(in crate::registry) async fn mount_here(&self) -> Result<Mount> {
+        self.mount_with(&self.repository, Access::push(&self.repository)).await
+    }
+
+    async fn mount_with(&self, from: &str, access: Access) -> Result<Mount> {
         let query = url::form_urlencoded::Serializer::new(String::new())
             .append_pair("mount", &self.blob.digest.to_string())
             .append_pair("from", from)
             .finish();
         let mut ask = self.ask(Method::POST, self.uploads(&format!("?{query}")));
-        ask.access = Access::mount(&self.repository, from);
+        ask.access = access;
         let answer = match self.session.send(&ask).await {
             Err(e) if e.is_transient() => return Err(e),
             Err(error) => {

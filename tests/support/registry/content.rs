@@ -34,6 +34,12 @@ impl Repositories {
         self.repository(repository).blobs.remove(&digest.to_string());
     }
 
+    pub(super) fn remove_tag(&mut self, repository: &str, tag: &str) {
+        let repository = self.repository(repository);
+        repository.tags.remove(tag);
+        repository.manifests.remove(tag);
+    }
+
     pub(super) fn add_manifest(&mut self, repository: &str, selector: &str, manifest: RawManifest) {
         let repository = self.repository(repository);
         if !selector.contains(':') {

@@ -153,6 +153,11 @@ impl Registry {
         self.content().remove_blob(repository, blob.digest());
     }
 
+    /// Forgets one tag; its manifest stays.
+    pub fn remove_tag(&self, repository: &str, tag: &str) {
+        self.content().remove_tag(repository, tag);
+    }
+
     /// Answers `selector` (a tag or a digest, true or not) with these bytes.
     pub fn add_manifest(&self, repository: &str, selector: &str, manifest: RawManifest) {
         self.content().add_manifest(repository, selector, manifest);

@@ -1,5 +1,7 @@
 //! Signatures and SBOMs travel along with what they hang on.
 
+mod sync;
+
 use layerpull::oci::Digest;
 use serde_json::{Value, json};
 use support::command::{Layerpull, Running};

@@ -1,0 +1,183 @@
+//! An archive that comes in order, on its way into the store: every blob is hashed as it comes, and gets its name when it
+//! is whole. No name of an image changes here.
+
+use bytes::Bytes;
+use futures::TryStreamExt as _;
+
+use crate::archive::{Archive, Entry, Fate, Presumed, Seen, Sequential};
+use crate::content::{Holding, Provenance, Sink, Source, verified};
+use crate::error::{Error, Result};
+use crate::event::{Arrival, Event, Events};
+use crate::oci::config::MAX_CONFIG_SIZE;
+use crate::oci::{Descriptor, Digest};
+use crate::store::Store;
+
+/// How many bytes of a file tell how it is compressed.
+const MAGIC: usize = 6;
+/// What is put into the store before anybody says what it is.
+const UNKNOWN: &str = "application/octet-stream";
+
+/// An archive that came by.
+pub struct Spooled {
+    /// What was in it.
+    pub archive: Archive,
+    /// Bytes of blobs that the store did not have.
+    pub written: u64,
+}
+
+/// Takes every blob of an archive into `store`.
+///
+/// # Errors
+/// `Invalid`, `Verification` for damage and hostility: what was verified before stays. `NotFound` when the archive leaves
+/// out what the store lacks, before anything is written.
+pub async fn spool(mut from: Sequential, store: &Store, events: &Events) -> Result<Spooled> {
+    let place = from.place().to_owned();
+    let mut spool = Spool { store, events, seen: Seen::default(), written: 0 };
+    while let Some(entry) = from.next().await? {
+        spool.take(&entry, &mut from).await?;
+    }
+    for (path, digest) in spool.seen.strayed(&place)? {
+        let bytes = spool.read(&digest).await?;
+        spool.seen.give(&path, bytes);
+    }
+    Ok(Spooled { archive: Archive::passed(&place, &spool.seen)?, written: spool.written })
+}
+
+/// What is in an archive, without taking anything.
+///
+/// # Errors
+/// As [`spool`].
+pub async fn names(mut from: Sequential) -> Result<Vec<(Option<String>, Option<Digest>)>> {
+    let place = from.place().to_owned();
+    let mut seen = Seen::default();
+    while let Some(entry) = from.next().await? {
+        if seen.fate(&entry, &place)? == Fate::Keep {
+            let bytes = from.whole().await?;
+            seen.keep(&entry.name, bytes, &place)?;
+        }
+    }
+    seen.names(&place)
+}
+
+struct Spool<'a> {
+    store: &'a Store,
+    events: &'a Events,
+    seen: Seen,
+    written: u64,
+}
+
+impl Spool<'_> {
+    async fn take(&mut self, entry: &Entry, from: &mut Sequential) -> Result<()> {
+        let place = from.place().to_owned();
+        match self.seen.fate(entry, &place)? {
+            Fate::Pass => Ok(()),
+            Fate::Keep => {
+                let bytes = from.whole().await?;
+                let presumed = self.seen.keep(&entry.name, bytes, &place)?;
+                require(self.store, &presumed, &place).await
+            }
+            Fate::Blob(digest) => self.blob(entry, digest, from).await,
+            Fate::Layer => self.layer(entry, from).await,
+        }
+    }
+
+    /// A file that is named by its digest: one that the store has is passed over.
+    async fn blob(&mut self, entry: &Entry, digest: Digest, from: &mut Sequential) -> Result<()> {
+        let blob = Descriptor::new(UNKNOWN, digest, entry.size);
+        if self.store.holds(&blob).await? == Holding::Whole {
+            self.seen.went_on(&entry.name, blob.digest, entry.size, &[]);
+            return Ok(());
+        }
+        self.events.on(&Event::Found { blob: blob.clone() });
+        self.events.on(&Event::Started { blob: blob.digest.clone(), resumed: 0 });
+        let mut receiving = self.store.receive().await?;
+        let mut magic = Vec::new();
+        while let Some(bytes) = from.bytes().await? {
+            self.count(&blob.digest, &bytes, &mut magic);
+            receiving.write(bytes).await?;
+        }
+        receiving.settle(&blob.digest).await.map_err(|error| from_archive(error, from.place()))?;
+        self.events.on(&Event::Finished { blob: blob.digest.clone(), how: Arrival::Transferred });
+        self.seen.went_on(&entry.name, blob.digest, entry.size, &magic);
+        Ok(())
+    }
+
+    /// A file whose digest nobody knows before it is read.
+    async fn layer(&mut self, entry: &Entry, from: &mut Sequential) -> Result<()> {
+        let unnamed = Digest::of(entry.name.as_bytes());
+        let shown = Descriptor::new(UNKNOWN, unnamed.clone(), entry.size);
+        self.events.on(&Event::Found { blob: shown });
+        self.events.on(&Event::Started { blob: unnamed.clone(), resumed: 0 });
+        let mut receiving = self.store.receive().await?;
+        let mut magic = Vec::new();
+        while let Some(bytes) = from.bytes().await? {
+            self.count(&unnamed, &bytes, &mut magic);
+            receiving.write(bytes).await?;
+        }
+        let blob = receiving.commit(None).await?;
+        self.events.on(&Event::Finished { blob: unnamed, how: Arrival::Transferred });
+        self.seen.went_on(&entry.name, blob.digest, blob.size, &magic);
+        Ok(())
+    }
+
+    fn count(&mut self, blob: &Digest, bytes: &Bytes, magic: &mut Vec<u8>) {
+        magic.extend(bytes.iter().take(MAGIC - magic.len().min(MAGIC)));
+        let count = bytes.len() as u64;
+        self.written += count;
+        self.events.on(&Event::Bytes { blob: blob.clone(), count, provenance: Provenance::Local });
+    }
+
+    /// A small file that went into the store.
+    async fn read(&self, digest: &Digest) -> Result<Bytes> {
+        let blob = self.store.resolve_blob(digest)?;
+        if blob.size > MAX_CONFIG_SIZE {
+            let why = format!("a configuration of {} bytes, more than {MAX_CONFIG_SIZE}", blob.size);
+            return Err(Error::Invalid { what: digest.to_string(), place: Source::place(self.store), why });
+        }
+        let origins = self.store.origins(&blob);
+        let Some(origin) = origins.first().filter(|_| blob.size > 0) else { return Ok(Bytes::new()) };
+        let bytes = verified(origin.open(0..blob.size).await?.bytes, blob, Source::place(self.store));
+        Ok(bytes.try_collect::<Vec<_>>().await?.concat().into())
+    }
+}
+
+/// The bytes came out of the archive, and the store is not to blame.
+fn from_archive(error: Error, place: &str) -> Error {
+    match error {
+        Error::Verification { what, why, .. } => {
+            let why = format!("{why}; carry the archive here again, what was verified is kept");
+            Error::Verification { what, place: place.into(), why }
+        }
+        other => other,
+    }
+}
+
+/// Fails when `store` lacks something that an archive leaves out.
+///
+/// # Errors
+/// `NotFound` naming what is missing.
+pub async fn require(store: &Store, presumed: &[Presumed], place: &str) -> Result<()> {
+    const SHOWN: usize = 20;
+    let mut missing = Vec::new();
+    for Presumed { digest, size } in presumed {
+        let blob = Descriptor::new(UNKNOWN, digest.clone(), *size);
+        if store.holds(&blob).await? != Holding::Whole {
+            missing.push(digest.to_string());
+        }
+    }
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let more = missing.len().saturating_sub(SHOWN);
+    let count = missing.len();
+    missing.truncate(SHOWN);
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    Err(Error::NotFound {
+        what: format!("{count} blobs that {place} leaves out"),
+        place: store.root().display().to_string(),
+        why: format!(
+            "{}{more}; import the archive that has them first, or export again for what `layerpull inventory` lists here",
+            missing.join(", ")
+        ),
+    })
+}

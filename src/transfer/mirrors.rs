@@ -1,0 +1,244 @@
+//! Several hosts for one blob: which of them is asked, and when one is left.
+//!
+//! Mirrors come before the registry and share a blob: each takes ranges as fast as it brings them. The registry is asked
+//! when no mirror can be, and joins when all of them together bring next to nothing. A mirror that cannot be reached, or
+//! lies, or brings a tenth of what another host does, is left for the rest of the run; one that only lacks a blob is
+//! asked for the others.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::blob::Stage;
+use super::fetch::Gauge;
+use super::run::Run;
+use crate::content::Provenance;
+use crate::error::{Error, Fault};
+use crate::event::Event;
+
+/// Failures in a row, each with a pause behind it, after which a mirror is left.
+const MAX_FAILURES: u32 = 2;
+/// The pause, unless the mirror asked for another.
+const PAUSE: Duration = Duration::from_secs(1);
+/// The registry helps when all mirrors of a blob together bring less than this, in bytes a second.
+const NEXT_TO_NOTHING: f64 = 200_000.0;
+/// A connection is compared with other hosts when bytes could flow for this long.
+const COMPARE_AFTER: Duration = Duration::from_secs(2);
+/// How long a mirror may think before it answers; a cache may have to ask first.
+const THINKING: Duration = Duration::from_secs(5);
+/// A host that brings less than this part of what another brings is left.
+const CRAWLER: f64 = 0.1;
+/// Smallest range of a blob that several hosts share, in bytes.
+pub(super) const LEAST_SHARED: u64 = 256 * 1024;
+/// What a host of unknown speed is asked for first, in bytes.
+const FIRST_RANGE: u64 = 4 * 1024 * 1024;
+/// A range of a shared blob takes its host between these times, in seconds: short enough that all end together, long
+/// enough that asking costs little beside it.
+const SHORTEST: f64 = 0.4;
+const LONGEST: f64 = 4.0;
+
+/// What one connection does now.
+struct Flow {
+    blob: usize,
+    origin: usize,
+    host: String,
+    gauge: Arc<Gauge>,
+    /// In bytes a second, of late.
+    rate: f64,
+}
+
+impl Run<'_> {
+    /// The origins that a blob may be read from now, the one to be asked first in front.
+    pub(super) fn choices(&self, i: usize, now: Instant) -> Vec<usize> {
+        let blob = &self.blobs[i];
+        let mut choices = blob.usable(now, |host| self.pace.is_resting(host, now));
+        if choices.len() > 1 {
+            // The one that does least, and among those one that is not known to be slow.
+            choices.sort_by(|&a, &b| {
+                let load = |o: usize| (blob.origins[o].connections, self.pace.active(blob.host(o)));
+                let speed = |o: usize| Some(self.pace.typical(blob.host(o))).filter(|r| *r > 0.0).unwrap_or(f64::MAX);
+                load(a).cmp(&load(b)).then(speed(b).total_cmp(&speed(a)))
+            });
+        }
+        choices
+    }
+
+    /// How much one connection to `origin` asks for, where `choices` share the blob.
+    pub(super) fn share(&self, i: usize, origin: usize, choices: &[usize]) -> u64 {
+        let blob = &self.blobs[i];
+        let typical = |o: usize| self.pace.typical(blob.host(o));
+        let rate = typical(origin);
+        if rate == 0.0 {
+            return FIRST_RANGE;
+        }
+        let total: f64 = choices.iter().map(|&o| typical(o) * blob.origins[o].connections.max(1) as f64).sum();
+        let fair = blob.unclaimed() as f64 * rate / (2.0 * total.max(rate));
+        (fair.clamp(rate * SHORTEST, rate * LONGEST) as u64).max(LEAST_SHARED)
+    }
+
+    /// A mirror failed. The blob goes on elsewhere at once.
+    pub(super) fn mirror_failed(&mut self, i: usize, origin: usize, error: Error) {
+        let host = self.blobs[i].host(origin).to_owned();
+        if matches!(error, Error::NotFound { .. }) {
+            tracing::debug!(%host, %error, "the mirror lacks a blob");
+            self.blobs[i].origins[origin].left = true;
+        } else if is_final(&error) {
+            self.leave_host(&host, &error.to_string());
+        } else {
+            self.mirror_pauses(i, origin, &error);
+        }
+        if self.blobs[i].is_forlorn() && !self.blobs[i].has_ended() {
+            self.fail(i, Arc::new(error));
+        }
+    }
+
+    fn mirror_pauses(&mut self, i: usize, origin: usize, error: &Error) {
+        let (now, host) = (Instant::now(), self.blobs[i].host(origin).to_owned());
+        let wait = error.retry_after().unwrap_or(PAUSE).min(self.transfer.settings.max_retry_after);
+        if matches!(error, Error::Busy { .. }) {
+            let allowed = self.pace.busy(&host, wait, now);
+            self.connections_changed(host.clone(), allowed);
+        }
+        if self.blobs[i].origins[origin].pause(now, wait) >= MAX_FAILURES {
+            return self.leave_host(&host, &error.to_string());
+        }
+        let what = self.blobs[i].plan.descriptor.digest.to_string();
+        self.transfer.events.on(&Event::Retried { what, why: error.to_string(), wait });
+    }
+
+    /// A mirror is not asked any more, for any blob of the run; what it was asked for is for others to bring.
+    pub(super) fn leave_host(&mut self, host: &str, why: &str) {
+        if self.report.left.contains_key(host) {
+            return;
+        }
+        self.report.left.insert(host.to_owned(), why.to_owned());
+        self.transfer.events.on(&Event::Left { host: host.to_owned(), why: why.to_owned() });
+        for ((blob, _), (origin, gauge)) in &self.open {
+            if self.blobs[*blob].is_mirror(*origin, host) {
+                gauge.cut.cancel();
+            }
+        }
+        self.blobs.iter_mut().for_each(|blob| blob.leave_mirror(host));
+        for i in 0..self.blobs.len() {
+            if self.blobs[i].is_forlorn() && !self.blobs[i].has_ended() {
+                let digest = &self.blobs[i].plan.descriptor.digest;
+                let error = Error::network(host, digest, Fault::Broken(why.to_owned()));
+                self.fail(i, Arc::new(error));
+            }
+        }
+    }
+
+    /// The digest of a blob did not agree, and bytes that did not come from the registry are suspect: the mirrors that
+    /// brought some of them are left. Where there are several, nobody can tell which of them lied.
+    pub(super) fn leave_suspects(&mut self, i: usize) {
+        let blob = &self.blobs[i];
+        let working =
+            self.open.iter().filter(|((j, _), (_, gauge))| *j == i && gauge.moved.load(Ordering::Relaxed) > 0);
+        let mut suspects: BTreeSet<usize> = working.map(|(_, (origin, _))| *origin).collect();
+        suspects.extend((0..blob.origins.len()).filter(|&o| blob.origins[o].brought));
+        suspects.retain(|&o| blob.provenance(o) == Provenance::Mirror);
+        let digest = &blob.plan.descriptor.digest;
+        let why = match suspects.len() {
+            1 => format!("it sent wrong bytes for {digest}"),
+            _ => format!("it, or another mirror, sent wrong bytes for {digest}"),
+        };
+        let hosts: Vec<String> = suspects.into_iter().map(|o| blob.host(o).to_owned()).collect();
+        hosts.iter().for_each(|host| self.leave_host(host, &why));
+    }
+
+    /// Compares the hosts of blobs that have several.
+    pub(super) fn watch_hosts(&mut self, now: Instant) {
+        let shared = self.open.iter().filter(|((blob, _), _)| self.blobs[*blob].origins.len() > 1);
+        let flow = |((blob, _), (origin, gauge)): (&(usize, u64), &(usize, Arc<Gauge>))| Flow {
+            blob: *blob,
+            origin: *origin,
+            host: self.blobs[*blob].host(*origin).to_owned(),
+            gauge: Arc::clone(gauge),
+            rate: gauge.recent(now),
+        };
+        let flows: Vec<Flow> = shared.map(flow).collect();
+        self.call_for_help(&flows, now);
+        for flow in &flows {
+            if flow.gauge.flowing(now) >= COMPARE_AFTER {
+                self.compare(flow, &flows);
+            }
+        }
+    }
+
+    /// The registry joins where mirrors bring next to nothing; what they were asked for is claimed anew.
+    fn call_for_help(&mut self, flows: &[Flow], now: Instant) {
+        let blobs: BTreeSet<usize> = flows.iter().map(|flow| flow.blob).collect();
+        for i in blobs {
+            if !self.blobs[i].may_be_helped() {
+                continue;
+            }
+            let of_blob = || flows.iter().filter(|flow| flow.blob == i);
+            let is_slow = |flow: &Flow| match flow.gauge.flowing(now) {
+                Duration::ZERO => now.saturating_duration_since(flow.gauge.since) >= THINKING,
+                flowing => flowing >= COMPARE_AFTER,
+            };
+            let all: f64 = of_blob().map(|flow| flow.rate).sum();
+            if all < NEXT_TO_NOTHING && of_blob().all(is_slow) {
+                tracing::debug!(blob = %self.blobs[i].plan.descriptor.digest, rate = all, "the registry helps its mirrors");
+                self.blobs[i].is_helped = true;
+                of_blob().for_each(|flow| flow.gauge.cut.cancel());
+            }
+        }
+    }
+
+    /// Leaves the host of a connection that crawls, compared with what the blob could have from another host.
+    fn compare(&mut self, flow: &Flow, flows: &[Flow]) {
+        let others = self.blobs[flow.blob].rivals(flow.origin);
+        let best = others.map(|host| self.speed(host, flows)).fold(0.0, f64::max);
+        if flow.rate >= CRAWLER * best || self.report.left.contains_key(&flow.host) {
+            return;
+        }
+        match self.blobs[flow.blob].provenance(flow.origin) {
+            Provenance::Mirror => {
+                let kilobytes = |rate: f64| (rate / 1000.0).round();
+                let (own, other) = (kilobytes(flow.rate), kilobytes(best));
+                self.leave_host(&flow.host, &format!("it brings {own} kB/s, where another host brings {other} kB/s"));
+            }
+            _ => {
+                self.blobs[flow.blob].is_helped = false;
+                flow.gauge.cut.cancel();
+            }
+        }
+    }
+
+    /// What a connection to `host` brings now; where there is none, what one usually brings.
+    fn speed(&self, host: &str, flows: &[Flow]) -> f64 {
+        let now = flows.iter().filter(|flow| flow.host == host).map(|flow| flow.rate).reduce(f64::max);
+        now.unwrap_or_else(|| self.pace.typical(host))
+    }
+
+    /// Whether taking a part of the range of a connection that brings `rate` pays for a connection to `origin`.
+    pub(super) fn may_relieve(&self, i: usize, origin: usize, rate: f64) -> bool {
+        let own = self.pace.typical(self.blobs[i].host(origin));
+        own == 0.0 || own >= rate / 2.0
+    }
+
+    /// Which part of a range a connection to `origin` takes away from one that brings `rate`, so that both end together.
+    pub(super) fn relief(&self, i: usize, origin: usize, rate: f64) -> f64 {
+        let own = self.pace.typical(self.blobs[i].host(origin));
+        if own == 0.0 || !self.is_shared(i) { 0.5 } else { own / (own + rate) }
+    }
+
+    /// Whether several hosts serve a blob.
+    pub(super) fn is_shared(&self, i: usize) -> bool {
+        let blob = &self.blobs[i];
+        matches!(blob.stage, Stage::Active(_)) && blob.usable(Instant::now(), |_| false).len() > 1
+    }
+}
+
+/// Whether a failure shows that a mirror cannot be reached, does not let us in, or has other bytes.
+fn is_final(error: &Error) -> bool {
+    let fault = match error {
+        Error::Network { fault, .. } => Some(fault),
+        _ => None,
+    };
+    !error.is_transient() || matches!(fault, Some(Fault::Connect(_) | Fault::Tls(_) | Fault::Size { .. }))
+}
