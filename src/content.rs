@@ -7,6 +7,7 @@ pub mod file;
 mod verified;
 
 use std::fmt;
+use std::fs::File;
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -90,6 +91,11 @@ pub trait Origin: Send + Sync + fmt::Debug {
 
     /// The file that it is, if it is one on this machine.
     fn path(&self) -> Option<PathBuf> {
+        None
+    }
+
+    /// Opens that file, if it is a regular one of the blob's size.
+    fn file(&self) -> Option<File> {
         None
     }
 
@@ -223,6 +229,12 @@ pub trait Ingest: Send + Sync {
 
     /// Takes bytes that belong at `offset`. Callers never write the same offset from two places at once.
     async fn write_at(&self, offset: u64, bytes: Bytes, provenance: Provenance) -> Result<()>;
+
+    /// Takes all bytes of the blob from a file of this machine at once, if nothing was written yet and the file system
+    /// lets both files share them until one is written to (reflink). Returns whether it did; if not, nothing is changed.
+    async fn share(&self, _file: File) -> Result<bool> {
+        Ok(false)
+    }
 
     /// Reads back up to `buffer.len()` bytes at `offset` and returns how many.
     async fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<usize>;

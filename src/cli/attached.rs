@@ -158,6 +158,7 @@ fn fail(pulled: &mut [Pulled], name: &str, error: &Arc<Error>) {
 pub fn add(report: &mut Report, other: Report) {
     report.moved += other.moved;
     report.local += other.local;
+    report.local_spoiled += other.local_spoiled;
     report.planned += other.planned;
     report.held += other.held;
     report.mounted += other.mounted;

@@ -197,7 +197,8 @@ impl Run {
 
 /// Bytes that did not have to come over a network.
 fn saved(report: &Report) -> u64 {
-    [report.brought, report.local, report.mounted].into_iter().fold(report.held, u64::saturating_add)
+    let local = report.local.saturating_sub(report.local_spoiled);
+    [report.brought, local, report.mounted].into_iter().fold(report.held, u64::saturating_add)
 }
 
 /// One object an image, each on its line.
@@ -347,6 +348,24 @@ mod tests {
         assert_eq!(said, "moved 0 B, 75 B already there (100 % saved), 25 B mounted from other repositories, 0.0 s");
         assert!(
             text(&[image("mysql:8", Ok(()), Done::Moved)], Direction::There).contains("Sent newer image for mysql:8")
+        );
+    }
+
+    #[test]
+    fn what_moved_beyond_the_plan_is_said_with_its_causes() {
+        let report = Report {
+            planned: 10,
+            moved: 75,
+            local: 80,
+            local_spoiled: 60,
+            places: BTreeMap::from([("containerd".into(), 80)]),
+            causes: BTreeMap::from([(Cause::LocalSpoiled, 60), (Cause::Overlap, 5)]),
+            ..Report::default()
+        };
+        assert_eq!(
+            summary(&report, Direction::Here),
+            "moved 75 B (10 B planned; 5 B twice where a connection took over from another; 60 B because a copy on this \
+             machine was spoiled), 0 B already here (21 % saved), 80 B from containerd, 0.0 s"
         );
     }
 

@@ -243,6 +243,10 @@ impl Origin for FileOrigin {
         Some(self.folder.path.join(blob_path(&self.blob.digest)))
     }
 
+    fn file(&self) -> Option<File> {
+        self.open_checked().ok()
+    }
+
     async fn open(&self, range: Range<u64>) -> Result<Body> {
         let file = self.open_checked()?;
         let end = range.end.min(self.blob.size);

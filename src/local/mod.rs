@@ -2,7 +2,7 @@
 //! content stores of container engines.
 //!
 //! They are read, never written, and trusted no more than any other origin: what is read goes into a partial blob of our
-//! own, and the digest of that decides. Not even a hard link is made, also not from another store of the same owner: a
+//! own, or shares its blocks where the file system can, and the digest of that decides. Not even a hard link is made, also not from another store of the same owner: a
 //! link changes the time of change of the file, by which that store knows what it has verified, so it would hash the blob
 //! again; and from then on a program that writes to one of the two files through an open handle would change both,
 //! behind the back of the store that has verified it.

@@ -179,6 +179,27 @@ impl Inner {
         stretches.add(sum).map_err(self.store("write the journal of"))
     }
 
+    /// Takes the bytes of `file` by sharing its extents, where the file system can. From now on a write to either file
+    /// changes that one alone; what was read for the checksum is our own.
+    fn share(&self, file: &File) -> Result<bool> {
+        let is_fresh = self.stretches().list().is_empty();
+        if !is_fresh || !cfg!(target_os = "linux") || rustix::fs::ioctl_ficlone(&self.data, file).is_err() {
+            return Ok(false);
+        }
+        let found = self.data.metadata().map_err(self.store("examine"))?.len();
+        // The other file was changed since it was looked at.
+        if found != self.blob.size {
+            self.data.set_len(self.blob.size).map_err(self.store("shorten"))?;
+            return Ok(false);
+        }
+        let crc = self.checksum(&(0..found)).map_err(self.store("read"))?;
+        let sum = Sum { start: 0, len: found, crc, provenance: Provenance::Local };
+        let mut stretches = self.stretches();
+        self.check_disk()?;
+        stretches.add(sum).map_err(self.store("write the journal of"))?;
+        Ok(true)
+    }
+
     fn too_long(&self, offset: u64, len: u64) -> Error {
         let why = format!("{len} bytes at {offset} end behind its size of {}", self.blob.size);
         Error::Verification { what: self.blob.digest.to_string(), place: self.path.display().to_string(), why }
@@ -314,6 +335,10 @@ impl Ingest for Partial {
         self.inner.write(offset, &bytes, provenance)?;
         self.inner.keep_up(bytes.len() as u64);
         Ok(())
+    }
+
+    async fn share(&self, file: File) -> Result<bool> {
+        self.off(move |inner| inner.share(&file)).await
     }
 
     async fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<usize> {

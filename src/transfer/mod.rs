@@ -258,6 +258,8 @@ pub struct Report {
     pub left: BTreeMap<String, String>,
     /// Bytes of blobs that came from elsewhere on this machine.
     pub local: u64,
+    /// Of these, bytes that were no good.
+    pub local_spoiled: u64,
     /// Of which place, as [`Origin::host`] names it, how many.
     pub places: BTreeMap<String, u64>,
     /// Bytes of blobs that the plan wanted moved over a network.

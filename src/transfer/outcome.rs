@@ -11,7 +11,7 @@ use super::Way;
 use super::active::{Active, Completion, Promise, Suspects};
 use super::blob::Stage;
 use super::fetch::{End, Fetched, Gauge, PROGRESS};
-use super::run::{Done, Run};
+use super::run::{Done, Run, Sharing};
 use super::segments::ClaimId;
 use super::stream::{Attempt, Stream, Streamed};
 use crate::content::{Begun, Provenance};
@@ -27,7 +27,7 @@ impl Run<'_> {
     pub(super) fn take(&mut self, done: Result<Done, JoinError>) {
         match done {
             Ok(Done::Streamed { blob, origin, attempt }) => self.streamed(blob, origin, attempt),
-            Ok(Done::Begun(i, begun)) if !self.blobs[i].has_ended() => self.begun(i, begun),
+            Ok(Done::Begun(i, begun, sharing)) if !self.blobs[i].has_ended() => self.begun(i, begun, sharing),
             Ok(Done::Fetched { blob, origin, claim, gauge, fetched }) => {
                 self.open.remove(&(blob, claim));
                 self.fetched(blob, origin, claim, &gauge, fetched);
@@ -41,7 +41,7 @@ impl Run<'_> {
         }
     }
 
-    fn begun(&mut self, i: usize, begun: Result<Begun>) {
+    fn begun(&mut self, i: usize, begun: Result<Begun>, sharing: Sharing) {
         let digest = self.blobs[i].plan.descriptor.digest.clone();
         match begun {
             Ok(Begun::Held) => {
@@ -63,11 +63,9 @@ impl Run<'_> {
             Ok(Begun::Ingest(ingest)) => {
                 let active = Arc::new(Active::new(&self.blobs[i].plan, ingest, Arc::clone(&self.traffic)));
                 self.correct_plan(i, active.resumed);
-                if let Way::Copy(origin) = self.blobs[i].plan.way() {
-                    let (blob, place) = (digest.clone(), origin.host().to_owned());
-                    self.transfer.events.on(&Event::Reused { blob, place });
-                }
-                self.transfer.events.on(&Event::Started { blob: digest, resumed: active.resumed });
+                let resumed = if sharing == Sharing::Whole { 0 } else { active.resumed };
+                self.transfer.events.on(&Event::Started { blob: digest, resumed });
+                self.reuse(i, sharing);
                 self.blobs[i].stage = Stage::Active(Arc::clone(&active));
                 self.complete(i, active);
             }
@@ -80,6 +78,21 @@ impl Run<'_> {
                 self.blobs[i].stage = Stage::Streaming(Arc::new(stream));
             }
             Err(error) => self.retry(i, None, error),
+        }
+    }
+
+    /// Tells which place of this machine a blob comes from, and counts what has come from there at once.
+    fn reuse(&self, i: usize, sharing: Sharing) {
+        let plan = &self.blobs[i].plan;
+        let Way::Copy(origin) = plan.way() else { return };
+        let (blob, place) = (plan.descriptor.digest.clone(), origin.host().to_owned());
+        if sharing == Sharing::Whole {
+            self.traffic.count(Provenance::Local, plan.descriptor.size);
+            self.traffic.came_from(&place, plan.descriptor.size);
+        }
+        self.transfer.events.on(&Event::Reused { blob: blob.clone(), place });
+        if sharing == Sharing::Whole {
+            self.transfer.events.on(&Event::Bytes { blob, count: plan.descriptor.size, provenance: Provenance::Local });
         }
     }
 
@@ -272,13 +285,16 @@ impl Run<'_> {
     }
 
     /// Bytes were there that are not good, and come once more.
-    fn discarded(&self, active: &Active, count: u64) {
+    fn discarded(&mut self, active: &Active, count: u64) {
         let blob = active.descriptor.digest.clone();
         self.transfer.events.on(&Event::Discarded { blob: blob.clone(), count });
-        // Of one that was to come from this machine, what comes over a network now is counted when it comes.
-        if active.promise == Promise::Network {
-            self.traffic.lose(Cause::Spoiled, count);
-            self.transfer.events.on(&Event::Lost { blob, count, cause: Cause::Spoiled });
+        match active.promise {
+            Promise::Network => {
+                self.traffic.lose(Cause::Spoiled, count);
+                self.transfer.events.on(&Event::Lost { blob, count, cause: Cause::Spoiled });
+            }
+            // What comes over a network now is counted when it comes.
+            Promise::Local => self.report.local_spoiled += count,
         }
     }
 

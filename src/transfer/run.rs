@@ -15,7 +15,7 @@ use super::pace::Pace;
 use super::rates::Rates;
 use super::segments::ClaimId;
 use super::stream::{Attempt, Stream};
-use super::{Plan, Report, Transfer};
+use super::{BlobPlan, Plan, Report, Transfer, Way};
 use crate::content::{Begun, Holding};
 use crate::error::{Error, Result};
 use crate::event::Event;
@@ -34,9 +34,20 @@ const CRAWLER: f64 = 0.1;
 
 /// Work that ended.
 pub(super) enum Done {
-    Begun(usize, Result<Begun>),
-    Fetched { blob: usize, origin: usize, claim: ClaimId, gauge: Arc<Gauge>, fetched: Fetched },
-    Streamed { blob: usize, origin: usize, attempt: Attempt },
+    /// A blob has begun; whether all of its bytes are shared with a file of this machine already.
+    Begun(usize, Result<Begun>, Sharing),
+    Fetched {
+        blob: usize,
+        origin: usize,
+        claim: ClaimId,
+        gauge: Arc<Gauge>,
+        fetched: Fetched,
+    },
+    Streamed {
+        blob: usize,
+        origin: usize,
+        attempt: Attempt,
+    },
     Completed(usize, Result<Completion>),
     Tagged(usize, Result<()>),
     Saved(Result<()>),
@@ -147,7 +158,11 @@ impl<'a> Run<'a> {
             self.under_way.insert(i);
             self.blobs[i].stage = Stage::Beginning;
             let plan = self.blobs[i].plan.clone();
-            self.tasks.spawn(async move { Done::Begun(i, plan.sink.begin(&plan.descriptor, &plan.mounts).await) });
+            self.tasks.spawn(async move {
+                let begun = plan.sink.begin(&plan.descriptor, &plan.mounts).await;
+                let (begun, sharing) = share(&plan, begun).await;
+                Done::Begun(i, begun, sharing)
+            });
         }
     }
 
@@ -261,6 +276,26 @@ impl<'a> Run<'a> {
         self.report.causes = self.traffic.lost();
         self.report.images = self.images.outcomes();
         self.report
+    }
+}
+
+/// Whether the bytes of a blob are those of a file elsewhere on this machine, without having been copied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Sharing {
+    /// All of them.
+    Whole,
+    /// None.
+    None,
+}
+
+/// Lets a blob share the bytes of a file that this machine has, where sink and file system can do that.
+async fn share(plan: &BlobPlan, begun: Result<Begun>) -> (Result<Begun>, Sharing) {
+    let (Way::Copy(origin), Ok(Begun::Ingest(ingest))) = (plan.way(), &begun) else { return (begun, Sharing::None) };
+    let Some(file) = origin.file() else { return (begun, Sharing::None) };
+    match ingest.share(file).await {
+        Ok(true) => (begun, Sharing::Whole),
+        Ok(false) => (begun, Sharing::None),
+        Err(error) => (Err(error), Sharing::None),
     }
 }
 

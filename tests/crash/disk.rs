@@ -97,7 +97,9 @@ fn a_full_disk_is_told_before_the_blob_travels_and_what_is_verified_stays() {
 
 #[test]
 fn a_disk_that_fills_up_in_mid_transfer_costs_no_blob() {
-    let image = Image::build().layer(Blob::noise(9, 8 * MIB)).finish();
+    // A manifest that does not fit into what the journals of the blobs leave behind.
+    let wide = "x".repeat(64 * KIB as usize);
+    let image = Image::build().layer(Blob::noise(9, 8 * MIB)).annotation("wide", &wide).finish();
     let (scene, folder) = (Scene::with(&image), tempfile::tempdir().unwrap());
     let disk = Mounted::of_size(16 * MIB, folder.path());
     let gate = scene.hold_blobs();
