@@ -120,15 +120,17 @@ impl Limiter {
         let current = Current { rates: timetable.at(&today()), until: None };
         let monotonic = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
         let began = Duration::new(monotonic.tv_sec.unsigned_abs(), u32::try_from(monotonic.tv_nsec).unwrap_or(0));
-        Limiter(Some(Arc::new(Limits {
+        let limits = Limits {
             timetable,
             background: (precedence == Precedence::Others).then(Background::default),
             today,
             clock,
             turns: Default::default(),
             current: Mutex::new(current),
-            began: (u64::try_from(began.as_nanos()).unwrap_or(u64::MAX / 2), Instant::now()),
-        })))
+            began: (u64::try_from(began.as_nanos()).unwrap_or(u64::MAX / 4), Instant::now()),
+        };
+        limits.clock.begin(limits.now());
+        Limiter(Some(Arc::new(limits)))
     }
 
     /// Whether there is a limit at some time of the week.
@@ -184,14 +186,19 @@ impl Limiter {
         self.rate(direction).map_or(LARGEST_PIECE, piece)
     }
 
-    /// Waits until so many bytes on the wire may have moved. Cancelled, they may count once more.
-    async fn pay(&self, direction: Direction, bytes: u64) {
-        let Some(limits) = &self.0 else { return };
+    /// Waits until so many bytes on the wire may have moved. Returns how many more could have by then: who is woken late
+    /// makes up for it.
+    async fn pay(&self, direction: Direction, bytes: u64) -> u64 {
+        let Some(limits) = &self.0 else { return 0 };
         let _turn = limits.turns[direction as usize].lock().await;
-        let wait = limits.book(direction, bytes);
-        if !wait.is_zero() {
-            sleep(wait).await;
+        let ahead = limits.book(direction, bytes);
+        if let Ok(wait @ 1..) = u64::try_from(ahead) {
+            sleep(Duration::from_nanos(wait)).await;
+            return 0;
         }
+        let behind = u128::from(ahead.unsigned_abs());
+        let missed = self.rate(direction).map_or(0, |rate| behind * u128::from(rate.bytes()) / 1_000_000_000);
+        u64::try_from(missed).unwrap_or(0)
     }
 
     /// Counts bytes for which nobody waits any more.
@@ -238,13 +245,17 @@ impl Limits {
         current.rates
     }
 
-    fn book(&self, direction: Direction, bytes: u64) -> Duration {
-        let Some(rate) = self.rate(direction) else { return Duration::ZERO };
+    /// How many nanoseconds ahead the virtual time is behind this booking.
+    fn book(&self, direction: Direction, bytes: u64) -> i64 {
+        let Some(rate) = self.rate(direction) else { return 0 };
         let cost = u128::from(bytes) * 1_000_000_000 / u128::from(rate.bytes());
+        self.clock.book(direction, self.now(), u64::try_from(cost).unwrap_or(u64::MAX / 8))
+    }
+
+    /// The system's monotonic clock, in nanoseconds.
+    fn now(&self) -> u64 {
         let (began, at) = self.began;
-        let elapsed = u64::try_from(at.elapsed().as_nanos()).unwrap_or(u64::MAX / 2);
-        let cost = u64::try_from(cost).unwrap_or(u64::MAX / 8);
-        Duration::from_nanos(self.clock.book(direction, began.saturating_add(elapsed), cost))
+        began.saturating_add(u64::try_from(at.elapsed().as_nanos()).unwrap_or(u64::MAX / 4))
     }
 }
 
