@@ -53,8 +53,8 @@ const BUFFERED: u64 = 12;
 const LEAST_BUFFER: u64 = 6 * 1024;
 const LARGEST_BUFFER: u64 = 208 * 1024;
 /// Connections and their buffers where others go first: the fewer, the sooner we have stepped back.
-const CONNECTIONS_BEHIND: usize = 4;
-const BUFFER_BEHIND: usize = 128 * 1024;
+const CONNECTIONS_BEHIND: usize = 2;
+const BUFFER_BEHIND: usize = LARGEST_BUFFER as usize;
 /// How much more patience there is above the connection, which knows whether it waits for the limit or for the server.
 const PATIENCE: u32 = 8;
 /// How often a timetable is looked at.

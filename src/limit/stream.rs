@@ -50,8 +50,10 @@ impl<T> Metered<T> {
     /// Counts the bytes of `inner`. `observe` tells how many came over the wire so far: a buffer of the system fills
     /// without anybody reading. Reading fails with [`io::ErrorKind::TimedOut`] when nothing comes for `stall`.
     pub fn new(inner: T, observe: fn(&T) -> Option<Observed>, limiter: Limiter, stall: Option<Duration>) -> Metered<T> {
-        let account = |direction| Account { direction, owed: 0, paying: None, missed: 0 };
-        let (down, up) = (account(Direction::Down), account(Direction::Up));
+        let account = |direction, owed| Account { direction, owed, paying: None, missed: 0 };
+        // What fills the buffer after it was last looked at has come, too, and would never be paid for.
+        let buffered = observe(&inner).and_then(|_| limiter.buffer(Direction::Down)).unwrap_or(0) as u64 / 2;
+        let (down, up) = (account(Direction::Down, buffered), account(Direction::Up, 0));
         Metered { inner, observe, last: Observed::default(), limiter, down, up, stall, silence: None }
     }
 
