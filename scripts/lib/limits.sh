@@ -189,7 +189,7 @@ scenario_rate() {
       done
     done
   done
-  [ -n "${RATES:-}" ] || { one_push up-1 1000000 3; one_push up-20 20000000 3; }
+  [ -n "${NO_PUSH:-}" ] || { one_push up-1 1000000 3; one_push up-20 20000000 3; }
 }
 
 # curl_rate SECONDS: bytes a second that curl gets of the big blob.

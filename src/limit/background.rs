@@ -3,6 +3,9 @@
 //! The time there and back, above the shortest that was ever seen of a host, is what packets wait in queues. Where it
 //! grows beyond a target, or packets are lost, somebody wants more than the way can carry, and we take less. Others,
 //! who only notice losses, take what we leave.
+//!
+//! Some queues are too short to be seen. So it is also remembered how much the way has carried: where clearly less comes
+//! than that, and than was allowed, others have the rest, and we pause.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -32,6 +35,18 @@ const YIELD: f64 = 0.8;
 const LOSS: f64 = 0.5;
 /// No growth for so long after a loss: those who lost packets, too, take as long to come back.
 const CALM: Duration = Duration::from_secs(3);
+/// Less than this part of what was allowed came in so many windows one after the other: the way carries no more.
+const SHORT: f64 = 0.9;
+const SHORT_WINDOWS: u32 = 5;
+/// A window in which nothing came for so long shows a server that thinks, not a way that is full.
+const GAP: Duration = Duration::from_millis(30);
+/// When less than this part of what the way has carried is left for us, others are there.
+const SHARE: f64 = 0.8;
+/// What is left after a window of what is known of the way: half after two minutes.
+const FORGET: f64 = 0.9995;
+/// Pauses for others; each is twice as long as the one before.
+const FIRST_PAUSE: Duration = Duration::from_secs(2);
+const LONGEST_PAUSE: Duration = Duration::from_secs(16);
 /// Hosts whose shortest way is remembered.
 const MOST_HOSTS: usize = 256;
 
@@ -55,6 +70,12 @@ struct Lane {
     shortest: HashMap<IpAddr, Duration>,
     window: Window,
     calm_until: Option<Instant>,
+    /// What the way has carried for us, in bytes a second.
+    carried: f64,
+    /// Windows one after the other in which less came than was allowed: how many, what came, and in what time.
+    short: (u32, u64, Duration),
+    pause: Duration,
+    paused_until: Option<Instant>,
 }
 
 /// What was seen since the rate was last chosen.
@@ -65,11 +86,24 @@ struct Window {
     waited: Option<(Duration, Duration)>,
     moved: u64,
     lost: u64,
+    /// When something came last, and the longest time before.
+    last: Option<Instant>,
+    gap: Duration,
 }
 
 impl Default for Lane {
     fn default() -> Lane {
-        Lane { rate: FIRST, is_settled: false, shortest: HashMap::new(), window: Window::default(), calm_until: None }
+        Lane {
+            rate: FIRST,
+            is_settled: false,
+            shortest: HashMap::new(),
+            window: Window::default(),
+            calm_until: None,
+            carried: 0.0,
+            short: Default::default(),
+            pause: FIRST_PAUSE,
+            paused_until: None,
+        }
     }
 }
 
@@ -101,9 +135,12 @@ impl Lane {
         }
         self.window.moved += seen.moved;
         self.window.lost += seen.lost;
+        let gap = now - self.window.last.replace(now).unwrap_or(now);
+        self.window.gap = self.window.gap.max(gap);
         let length = now - *self.window.began.get_or_insert(now);
         if length >= WINDOW.max(self.window.waited.map_or(WINDOW, |(_, way)| way)) {
-            let window = std::mem::replace(&mut self.window, Window { began: Some(now), ..Window::default() });
+            let window =
+                std::mem::replace(&mut self.window, Window { began: Some(now), last: Some(now), ..Window::default() });
             self.choose(&window, length, now);
         }
     }
@@ -121,7 +158,11 @@ impl Lane {
     fn choose(&mut self, window: &Window, length: Duration, now: Instant) {
         let waited = window.waited.map_or(Duration::ZERO, |(waited, _)| waited);
         let is_calm = self.calm_until.is_some_and(|until| now < until);
-        if window.lost > 0 && !is_calm {
+        self.carried *= FORGET;
+        self.count_short(window, length);
+        if self.paused_until.is_some_and(|until| now < until) {
+            self.rate = LEAST;
+        } else if window.lost > 0 && !is_calm {
             self.is_settled = true;
             self.rate *= LOSS;
             self.calm_until = Some(now + CALM);
@@ -129,12 +170,40 @@ impl Lane {
             self.is_settled = true;
             let excess = (waited - TARGET).as_secs_f64() / TARGET.as_secs_f64();
             self.rate *= 1.0 - (1.0 - YIELD) * excess.min(1.0);
+        } else if self.short.0 >= SHORT_WINDOWS {
+            self.meet_the_end(now);
         } else if !is_calm && window.moved as f64 >= 0.7 * self.rate * length.as_secs_f64() {
             // What is not used now does not show what the way could carry.
             self.rate *= if self.is_settled { GROWTH } else { START };
         }
         self.rate = self.rate.clamp(LEAST, MOST);
         tracing::trace!(rate = self.rate, ?waited, lost = window.lost, "background");
+    }
+}
+
+impl Lane {
+    fn count_short(&mut self, window: &Window, length: Duration) {
+        let is_short = window.gap < GAP && (window.moved as f64) < SHORT * self.rate * length.as_secs_f64();
+        let (count, moved, time) = self.short;
+        self.short = if is_short { (count + 1, moved + window.moved, time + length) } else { Default::default() };
+    }
+
+    /// The way carries no more: because that is all, or because others have the rest.
+    fn meet_the_end(&mut self, now: Instant) {
+        let (_, moved, time) = std::mem::take(&mut self.short);
+        let left = moved as f64 / time.as_secs_f64();
+        if left < SHARE * self.carried {
+            self.rate = LEAST;
+            self.paused_until = Some(now + self.pause);
+            self.pause = (self.pause * 2).min(LONGEST_PAUSE);
+            // The way back is tried at once, not step by step.
+            self.is_settled = false;
+        } else {
+            self.rate = left;
+            self.carried = left.max(self.carried);
+            self.pause = FIRST_PAUSE;
+            self.is_settled = true;
+        }
     }
 }
 
@@ -196,6 +265,27 @@ mod tests {
         link.run(Duration::from_secs(15), 0.0);
         let taken = link.run(Duration::from_secs(10), 0.0);
         assert!(taken >= 0.8 * CAPACITY, "{taken}");
+    }
+
+    #[test]
+    fn others_without_a_queue_are_known_by_what_they_leave() {
+        let (mut lane, mut now) = (Lane::default(), Instant::now());
+        let mut run = |seconds: u32, share: f64| {
+            let mut ours = 0.0;
+            for _ in 0..seconds * 100 {
+                let moved = lane.rate.min(CAPACITY * share) * STEP.as_secs_f64();
+                now += STEP;
+                ours += moved;
+                lane.learn(Direction::Down, &Seen { observed: Observed::default(), moved: moved as u64, lost: 0 }, now);
+            }
+            ours / f64::from(seconds)
+        };
+        run(5, 1.0);
+        assert!(run(20, 1.0) >= 0.85 * CAPACITY);
+        let taken = run(30, 0.6);
+        assert!(taken <= 0.15 * CAPACITY, "{taken}");
+        run(20, 1.0);
+        assert!(run(10, 1.0) >= 0.85 * CAPACITY);
     }
 
     #[test]

@@ -36,22 +36,25 @@ pub use stream::Metered;
 pub use timetable::Timetable;
 
 /// A connection pays for its bytes in pieces of this time, but of no fewer and no more bytes than these.
-const PIECES_A_SECOND: u64 = 50;
-const LEAST_PIECE: u64 = 2048;
+const PIECES_A_SECOND: u64 = 200;
+const LEAST_PIECE: u64 = 1024;
 const LARGEST_PIECE: u64 = 256 * 1024;
-/// A connection for so many bytes a second, but never fewer connections than these: what many of them have in their
-/// buffers is more than a low limit can give back.
+/// How many connections are of use: one below the first rate, then one for each of these many bytes a second up to the
+/// number that a long way needs, and more only as one for each of the last. What many of them have in their buffers is
+/// more than a low limit can give back.
+const RATE_OF_TWO: u64 = 128 * 1000;
 const RATE_A_CONNECTION: u64 = 256 * 1000;
-const FEWEST_CONNECTIONS: u64 = 2;
+const ENOUGH_CONNECTIONS: u64 = 8;
+const RATE_OF_MORE: u64 = 2500 * 1000;
 /// What a connection may have in a buffer of the system, as a part of a second at the limit.
-const BUFFERED: u64 = 8;
-/// Buffers in bytes: less than the least is no use to TCP; above the largest the system chooses, as it does for low
-/// limits and connections that are known to be long.
-const LEAST_BUFFER: u64 = 8 * 1024;
-const LARGEST_BUFFER: u64 = 200 * 1024;
+const BUFFERED: u64 = 12;
+/// Buffers in bytes: less than the least is no use to TCP; the largest is what systems allow where nobody changed it
+/// (`net.core.rmem_max`).
+const LEAST_BUFFER: u64 = 6 * 1024;
+const LARGEST_BUFFER: u64 = 208 * 1024;
 /// Connections and their buffers where others go first: the fewer, the sooner we have stepped back.
-const CONNECTIONS_BEHIND: usize = 4;
-const BUFFER_BEHIND: usize = 128 * 1024;
+const CONNECTIONS_BEHIND: usize = 2;
+const BUFFER_BEHIND: usize = LARGEST_BUFFER as usize;
 /// How much more patience there is above the connection, which knows whether it waits for the limit or for the server.
 const PATIENCE: u32 = 8;
 /// How often a timetable is looked at.
@@ -117,15 +120,17 @@ impl Limiter {
         let current = Current { rates: timetable.at(&today()), until: None };
         let monotonic = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
         let began = Duration::new(monotonic.tv_sec.unsigned_abs(), u32::try_from(monotonic.tv_nsec).unwrap_or(0));
-        Limiter(Some(Arc::new(Limits {
+        let limits = Limits {
             timetable,
             background: (precedence == Precedence::Others).then(Background::default),
             today,
             clock,
             turns: Default::default(),
             current: Mutex::new(current),
-            began: (u64::try_from(began.as_nanos()).unwrap_or(u64::MAX / 2), Instant::now()),
-        })))
+            began: (u64::try_from(began.as_nanos()).unwrap_or(u64::MAX / 4), Instant::now()),
+        };
+        limits.clock.begin(limits.now());
+        Limiter(Some(Arc::new(limits)))
     }
 
     /// Whether there is a limit at some time of the week.
@@ -155,20 +160,18 @@ impl Limiter {
         if self.steps_back() {
             return CONNECTIONS_BEHIND;
         }
-        let most = |rate: Rate| (rate.bytes() / RATE_A_CONNECTION).max(FEWEST_CONNECTIONS);
-        self.rate(direction).map_or(usize::MAX, |rate| usize::try_from(most(rate)).unwrap_or(usize::MAX))
+        let most = |rate| usize::try_from(useful(rate)).unwrap_or(usize::MAX);
+        self.rate(direction).map_or(usize::MAX, most)
     }
 
-    /// What a buffer of the system may hold of one connection, in bytes; `None` where the system shall choose.
+    /// What a buffer of the system may hold of one connection, in bytes; `None` where there is no limit.
     pub fn buffer(&self, direction: Direction) -> Option<usize> {
         if self.steps_back() {
             return Some(BUFFER_BEHIND);
         }
         let rate = self.rate(direction)?;
-        let each = rate.bytes() / (rate.bytes() / RATE_A_CONNECTION).max(FEWEST_CONNECTIONS) / BUFFERED;
-        let size =
-            (each < LARGEST_BUFFER && rate.bytes() < RATE_A_CONNECTION * 16).then_some(each.max(LEAST_BUFFER))?;
-        usize::try_from(size).ok()
+        let each = rate.bytes() / useful(rate) / BUFFERED;
+        usize::try_from(each.clamp(LEAST_BUFFER, LARGEST_BUFFER)).ok()
     }
 
     /// How long nothing may come to those who cannot tell whether that is because of the limit: the connection below
@@ -183,14 +186,19 @@ impl Limiter {
         self.rate(direction).map_or(LARGEST_PIECE, piece)
     }
 
-    /// Waits until so many bytes on the wire may have moved. Cancelled, they may count once more.
-    async fn pay(&self, direction: Direction, bytes: u64) {
-        let Some(limits) = &self.0 else { return };
+    /// Waits until so many bytes on the wire may have moved. Returns how many more could have by then: who is woken late
+    /// makes up for it.
+    async fn pay(&self, direction: Direction, bytes: u64) -> u64 {
+        let Some(limits) = &self.0 else { return 0 };
         let _turn = limits.turns[direction as usize].lock().await;
-        let wait = limits.book(direction, bytes);
-        if !wait.is_zero() {
-            sleep(wait).await;
+        let ahead = limits.book(direction, bytes);
+        if let Ok(wait @ 1..) = u64::try_from(ahead) {
+            sleep(Duration::from_nanos(wait)).await;
+            return 0;
         }
+        let behind = u128::from(ahead.unsigned_abs());
+        let missed = self.rate(direction).map_or(0, |rate| behind * u128::from(rate.bytes()) / 1_000_000_000);
+        u64::try_from(missed).unwrap_or(0)
     }
 
     /// Counts bytes for which nobody waits any more.
@@ -198,6 +206,14 @@ impl Limiter {
         if let Some(limits) = &self.0 {
             limits.book(direction, bytes);
         }
+    }
+}
+
+/// How many connections are of use at this rate.
+fn useful(rate: Rate) -> u64 {
+    match rate.bytes() {
+        ..RATE_OF_TWO => 1,
+        bytes => (bytes / RATE_A_CONNECTION).clamp(2, ENOUGH_CONNECTIONS).max(bytes / RATE_OF_MORE),
     }
 }
 
@@ -229,13 +245,17 @@ impl Limits {
         current.rates
     }
 
-    fn book(&self, direction: Direction, bytes: u64) -> Duration {
-        let Some(rate) = self.rate(direction) else { return Duration::ZERO };
+    /// How many nanoseconds ahead the virtual time is behind this booking.
+    fn book(&self, direction: Direction, bytes: u64) -> i64 {
+        let Some(rate) = self.rate(direction) else { return 0 };
         let cost = u128::from(bytes) * 1_000_000_000 / u128::from(rate.bytes());
+        self.clock.book(direction, self.now(), u64::try_from(cost).unwrap_or(u64::MAX / 8))
+    }
+
+    /// The system's monotonic clock, in nanoseconds.
+    fn now(&self) -> u64 {
         let (began, at) = self.began;
-        let elapsed = u64::try_from(at.elapsed().as_nanos()).unwrap_or(u64::MAX / 2);
-        let cost = u64::try_from(cost).unwrap_or(u64::MAX / 8);
-        Duration::from_nanos(self.clock.book(direction, began.saturating_add(elapsed), cost))
+        began.saturating_add(u64::try_from(at.elapsed().as_nanos()).unwrap_or(u64::MAX / 4))
     }
 }
 

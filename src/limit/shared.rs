@@ -84,6 +84,7 @@ mod tests {
     use super::*;
 
     const SECOND: u64 = 1_000_000_000;
+    const ONE: i64 = SECOND.cast_signed();
 
     #[test]
     fn all_who_open_the_file_queue_up_on_one_clock() {
@@ -92,8 +93,8 @@ mod tests {
         let (one, other) = (Shared::open(&path).unwrap(), Shared::open(&path).unwrap());
         let now = 100 * SECOND;
         let first = one.book(Direction::Down, now, SECOND);
-        assert_eq!(other.book(Direction::Down, now, SECOND), first + SECOND);
-        assert_eq!(one.book(Direction::Down, now, SECOND), first + 2 * SECOND);
+        assert_eq!(other.book(Direction::Down, now, SECOND), first + ONE);
+        assert_eq!(one.book(Direction::Down, now, SECOND), first + 2 * ONE);
         assert_eq!(other.book(Direction::Up, now, SECOND), first);
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
     }

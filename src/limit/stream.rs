@@ -11,7 +11,7 @@ use tokio::time::{Sleep, sleep};
 
 use super::background::Seen;
 use super::socket::Observed;
-use super::{Direction, Limiter};
+use super::{Direction, LARGEST_PIECE, Limiter};
 
 /// What a byte of a connection costs on the wire, in hundredths: headers of Ethernet, IP and TCP around segments of
 /// 1448 bytes, of which a few are not full.
@@ -41,15 +41,19 @@ struct Account {
     direction: Direction,
     owed: u64,
     /// A task of its own: whoever has the turn must not wait for somebody to read on.
-    paying: Option<JoinHandle<()>>,
+    paying: Option<JoinHandle<u64>>,
+    /// What could have moved by now beyond what did.
+    missed: u64,
 }
 
 impl<T> Metered<T> {
     /// Counts the bytes of `inner`. `observe` tells how many came over the wire so far: a buffer of the system fills
     /// without anybody reading. Reading fails with [`io::ErrorKind::TimedOut`] when nothing comes for `stall`.
     pub fn new(inner: T, observe: fn(&T) -> Option<Observed>, limiter: Limiter, stall: Option<Duration>) -> Metered<T> {
-        let account = |direction| Account { direction, owed: 0, paying: None };
-        let (down, up) = (account(Direction::Down), account(Direction::Up));
+        let account = |direction, owed| Account { direction, owed, paying: None, missed: 0 };
+        // What fills the buffer after it was last looked at has come, too, and would never be paid for.
+        let buffered = observe(&inner).and_then(|_| limiter.buffer(Direction::Down)).unwrap_or(0) as u64 / 2;
+        let (down, up) = (account(Direction::Down, buffered), account(Direction::Up, 0));
         Metered { inner, observe, last: Observed::default(), limiter, down, up, stall, silence: None }
     }
 
@@ -83,7 +87,8 @@ impl<T> Metered<T> {
 impl Account {
     /// Pays what is owed when that is a piece. Gives how many bytes may move now, at least one.
     fn settle(&mut self, limiter: &Limiter, cx: &mut Context<'_>) -> Poll<usize> {
-        let piece = limiter.piece(self.direction);
+        // All connections see what was missed: half of it each is enough.
+        let piece = limiter.piece(self.direction).max(self.missed / 2).min(LARGEST_PIECE);
         if self.owed >= piece && self.paying.is_none() {
             // A limit that came down makes no debt of what was free.
             let (limiter, owed, direction) = (limiter.clone(), self.owed.min(piece * MOST_OWED), self.direction);
@@ -92,7 +97,7 @@ impl Account {
         }
         if let Some(paying) = &mut self.paying {
             // It cannot fail, but for a runtime that ends.
-            let _ = ready!(Pin::new(paying).poll(cx));
+            self.missed = ready!(Pin::new(paying).poll(cx)).unwrap_or(0);
             self.paying = None;
         }
         Poll::Ready(usize::try_from(piece.saturating_sub(self.owed).max(1)).unwrap_or(usize::MAX))

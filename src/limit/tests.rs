@@ -157,9 +157,10 @@ fn a_low_limit_means_few_connections_and_small_buffers() {
         let limiter = limiter(text);
         (limiter.connections(Direction::Down), limiter.buffer(Direction::Down))
     };
-    assert_eq!(of("50k"), (2, Some(8192)));
-    assert_eq!(of("1M"), (3, Some(41_666)));
-    assert_eq!(of("20M"), (78, None));
+    assert_eq!(of("50k"), (1, Some(6144)));
+    assert_eq!(of("1M"), (3, Some(27_777)));
+    assert_eq!(of("20M"), (8, Some(208_333)));
+    assert_eq!(of("200M").0, 80);
     assert_eq!(limiter("up:1M").connections(Direction::Down), usize::MAX);
     assert!(!limiter("off").is_set());
 }

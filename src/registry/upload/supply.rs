@@ -102,7 +102,7 @@ impl Flow {
     /// Sends the head of a request; its body follows by [`Flow::push`].
     pub(super) fn open(session: &Arc<Session>, ask: Ask, framing: Framing) -> Flow {
         // Under a low limit a second's worth is little, and what was taken must leave before the flow can end.
-        let is_slow = session.http().limiter().buffer(Direction::Up).is_some();
+        let is_slow = session.http().limiter().buffer(Direction::Up).is_some_and(|buffer| buffer < PIECE);
         let (sender, supply) = Supply::new(if is_slow { 1 } else { PIECES - 1 });
         let (what, place, stall) = (ask.what.clone(), session.registry().to_owned(), session.http().patience());
         let (session, body) = (session.clone(), supply.clone());
