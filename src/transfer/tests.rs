@@ -2,6 +2,7 @@
 
 mod bounds;
 mod faults;
+mod mirrors;
 mod streams;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
