@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::output::{duration, json_line, percent, rate, size};
+use super::output::{duration, escape, json_line, percent, rate, size};
 use super::progress::causes;
 use crate::error::Error;
 use crate::oci::{Digest, Reference};
@@ -130,6 +130,11 @@ struct Run {
     brought: u64,
     mounted: u64,
     saved: u64,
+    /// What each host sent, of `moved`.
+    hosts: BTreeMap<String, u64>,
+    /// Mirrors that were left, and why.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    left: BTreeMap<String, String>,
     causes: BTreeMap<&'static str, u64>,
     elapsed_ms: u64,
     syncing_ms: u64,
@@ -144,6 +149,8 @@ impl Run {
             brought: report.brought,
             mounted: report.mounted,
             saved: saved(report),
+            hosts: report.hosts.clone(),
+            left: report.left.clone(),
             causes: causes(&report.causes),
             elapsed_ms: report.elapsed.as_millis() as u64,
             syncing_ms: report.syncing.as_millis() as u64,
@@ -188,7 +195,7 @@ fn object(image: &Pulled, report: &Report, direction: Direction) -> Object {
 pub fn summary(report: &Report, direction: Direction) -> String {
     let saved = saved(report);
     let all = saved.saturating_add(report.moved);
-    let mut parts = vec![format!("moved {}", size(report.moved))];
+    let mut parts = vec![format!("moved {}{}", size(report.moved), by_host(report))];
     match (report.held, all) {
         (_, 0) => {}
         _ => {
@@ -209,12 +216,29 @@ pub fn summary(report: &Report, direction: Direction) -> String {
     if again > 0 {
         parts.push(format!("{} of it twice", size(again)));
     }
+    if !report.left.is_empty() {
+        parts.push(format!("without {}", names(report.left.keys())));
+    }
     parts.push(duration(report.elapsed));
     let seconds = report.elapsed.as_secs_f64();
     if report.moved > 0 && seconds > 0.0 {
         parts.push(rate(report.moved as f64 / seconds));
     }
     parts.join(", ")
+}
+
+/// Who sent it, where it was more than one, or not all of those that were asked.
+fn by_host(report: &Report) -> String {
+    if report.hosts.len() < 2 && report.left.is_empty() {
+        return String::new();
+    }
+    let host = |(host, bytes): (&String, &u64)| format!("{} from {}", size(*bytes), escape(host));
+    let hosts: Vec<String> = report.hosts.iter().map(host).collect();
+    if hosts.is_empty() { String::new() } else { format!(" ({})", hosts.join(", ")) }
+}
+
+fn names<'a>(names: impl Iterator<Item = &'a String>) -> String {
+    names.map(|name| escape(name)).collect::<Vec<_>>().join(" and ")
 }
 
 #[cfg(test)]
@@ -260,8 +284,8 @@ mod tests {
         let images = [image("mysql:8", Ok(()), Done::Moved), image("x", Err("1 GB\u{1b}"), Done::Moved)];
         let report = Report { moved: 40, held: 60, syncing: Duration::from_millis(7), ..Report::default() };
         insta::assert_snapshot!(json(&images, &report, Direction::Here).unwrap(), @r#"
-        {"reference":"docker.io/library/mysql:8","digest":"sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855","status":"downloaded","size":100,"missing":40,"run":{"moved":40,"held":60,"local":0,"brought":0,"mounted":0,"saved":60,"causes":{},"elapsed_ms":0,"syncing_ms":7}}
-        {"reference":"docker.io/library/x:latest","digest":null,"status":"failed","size":100,"missing":40,"error":"limit reached: 1 GB\u001b","run":{"moved":40,"held":60,"local":0,"brought":0,"mounted":0,"saved":60,"causes":{},"elapsed_ms":0,"syncing_ms":7}}
+        {"reference":"docker.io/library/mysql:8","digest":"sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855","status":"downloaded","size":100,"missing":40,"run":{"moved":40,"held":60,"local":0,"brought":0,"mounted":0,"saved":60,"hosts":{},"causes":{},"elapsed_ms":0,"syncing_ms":7}}
+        {"reference":"docker.io/library/x:latest","digest":null,"status":"failed","size":100,"missing":40,"error":"limit reached: 1 GB\u001b","run":{"moved":40,"held":60,"local":0,"brought":0,"mounted":0,"saved":60,"hosts":{},"causes":{},"elapsed_ms":0,"syncing_ms":7}}
         "#);
     }
 
@@ -272,6 +296,18 @@ mod tests {
         assert_eq!(said, "moved 0 B, 75 B already there (100 % saved), 25 B mounted from other repositories, 0.0 s");
         assert!(
             text(&[image("mysql:8", Ok(()), Done::Moved)], Direction::There).contains("Sent newer image for mysql:8")
+        );
+    }
+
+    #[test]
+    fn the_summary_names_the_hosts_where_there_are_several_and_those_that_were_left() {
+        let hosts = [("a:5000", 9_000_000), ("r.example", 3_300_000)].map(|(host, bytes)| (host.to_owned(), bytes));
+        let left = [("b\u{1b}".to_owned(), "it lied".to_owned())].into();
+        let report = Report { moved: 12_300_000, hosts: hosts.into(), left, ..Report::default() };
+        assert_eq!(
+            summary(&report, Direction::Here),
+            "moved 12.3 MB (9.00 MB from a:5000, 3.30 MB from r.example), 0 B already here (0 % saved), \
+             without b\\u{1b}, 0.0 s"
         );
     }
 
