@@ -8,6 +8,7 @@ mod verified;
 
 use std::fmt;
 use std::ops::Range;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -78,6 +79,11 @@ pub trait Origin: Send + Sync + fmt::Debug {
 
     /// How much its bytes are trusted.
     fn provenance(&self) -> Provenance;
+
+    /// The file that it is, if it is one on this machine.
+    fn path(&self) -> Option<PathBuf> {
+        None
+    }
 
     /// Opens the bytes of `range` (never empty). One attempt; the answer's head has come when this returns.
     ///

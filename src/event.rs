@@ -54,7 +54,21 @@ pub enum Event {
         /// What kind of place they came from.
         provenance: Provenance,
     },
-    /// Bytes came in vain: they were there already, or must be fetched again. The cause tells which.
+    /// What is missing of a blob is copied from elsewhere on this machine.
+    Reused {
+        /// The blob.
+        blob: Digest,
+        /// The place, as [`Origin::host`](crate::content::Origin::host) names it.
+        place: String,
+    },
+    /// Bytes that were there are not good: they are missing again.
+    Discarded {
+        /// The blob.
+        blob: Digest,
+        /// How many.
+        count: u64,
+    },
+    /// More travels than was planned: the cause tells why.
     Lost {
         /// The blob.
         blob: Digest,
@@ -139,6 +153,8 @@ pub enum Cause {
     Overlap,
     /// An upload session was lost.
     SessionLost,
+    /// A copy elsewhere on this machine was not what its name says, or could not be read.
+    LocalSpoiled,
 }
 
 /// How a blob got to its place.

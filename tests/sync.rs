@@ -153,7 +153,7 @@ fn a_dry_run_writes_nothing_and_tells_the_bytes_that_the_run_moves() {
     // The base goes from one repository of the target into the other.
     assert_eq!(sum("mounted"), images[2].layer(0).size(), "{}", output.stdout);
     let text = scene.sync(&file, &["--dry-run"]).success().stdout;
-    assert!(text.contains(&format!("{missing} bytes (")) && text.contains("would move"), "{text}");
+    assert!(text.contains(&format!("({missing} bytes) to ")) && text.contains("would be sent"), "{text}");
 
     scene.sync(&file, &[]).success();
     assert_eq!(scene.source.requests().blob_bytes() - moved, missing);

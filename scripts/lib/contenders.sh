@@ -15,7 +15,7 @@ blobs_of() { manifest_of "$1" "$2" | jq -r '.config.digest, .layers[].digest' | 
 biggest_of() { manifest_of "$1" "$2" | jq -r '.layers | max_by(.size) | "\(.digest) \(.size)"'; }
 
 contender_layerpull() {
-  command=("$LAYERPULL" pull --progress none --format json --store "$3/store" "$1/$2")
+  command=("$LAYERPULL" pull --progress none --no-local --format json --store "$3/store" "$1/$2")
 }
 
 contender_skopeo() {

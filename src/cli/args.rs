@@ -6,10 +6,13 @@ use clap::{Command as Clap, CommandFactory as _, Parser, Subcommand};
 
 use super::commands::{
     catalog, completions, config, copy, delete, digest, gc, hosts, images, inspect, layers, login, logout, man,
-    manifest, pull, push, rm, serve, sync, tag, tags, verify, version,
+    manifest, plan, pull, push, rm, serve, sync, tag, tags, verify, version,
 };
 use super::config::{Common, Flags};
 use super::exit::Left;
+
+/// The command that has commands of its own.
+const PLAN: &str = "plan";
 
 const AFTER_HELP: &str = "\
 `layerpull IMAGE…` is `layerpull pull IMAGE…`. A first word with a colon,
@@ -17,7 +20,7 @@ a slash or an at sign is always an image.
 
 Exit codes: 0 done, 1 other, 2 usage, 3 not found, 4 not authorised,
 5 network, 6 verification failed, 7 store or disk, 9 some of several
-failed, 130 interrupted, 143 terminated.";
+failed, 10 a plan has work, 130 interrupted, 143 terminated.";
 
 /// Bring container images here and move only what is missing
 #[derive(Debug, Parser)]
@@ -41,9 +44,11 @@ pub enum Command {
     Push(push::Args),
     /// Copy an image from one registry to another
     #[command(visible_alias = "cp")]
-    Copy(copy::Args),
+    Copy(Box<copy::Args>),
     /// Mirror the images that a file names
     Sync(sync::Args),
+    /// Say what a command would move, from where, and how long it would take
+    Plan(plan::Args),
     /// List the images of the store
     #[command(visible_alias = "ls")]
     Images(images::Args),
@@ -94,15 +99,11 @@ impl Cli {
         let common = self.common.clone();
         let flags = Flags { common, ..Flags::default() };
         match &self.command {
-            Command::Pull(args) => Flags {
-                registry: args.registry.clone(),
-                transfer: args.transfer.clone(),
-                platform: args.platform.clone(),
-                ..flags
-            },
-            Command::Push(args) => Flags { registry: args.registry.clone(), transfer: args.transfer.clone(), ..flags },
-            Command::Copy(args) => Flags { registry: args.registry.clone(), transfer: args.transfer.clone(), ..flags },
-            Command::Sync(args) => Flags { registry: args.registry.clone(), transfer: args.transfer.clone(), ..flags },
+            Command::Pull(args) => args.flags(flags),
+            Command::Push(args) => args.flags(flags),
+            Command::Copy(args) => args.flags(flags),
+            Command::Sync(args) => args.flags(flags),
+            Command::Plan(args) => args.flags(flags),
             Command::Inspect(args) => args.image.flags(flags),
             Command::Manifest(args) => args.image.flags(flags),
             Command::Digest(args) => args.image.flags(flags),
@@ -128,6 +129,10 @@ impl Command {
     /// What is left when it fails.
     pub fn leaves(&self) -> Left {
         match self {
+            Command::Pull(args) if args.is_dry() => Left::Nothing,
+            Command::Push(args) if args.is_dry() => Left::Nothing,
+            Command::Copy(args) if args.is_dry() => Left::Nothing,
+            Command::Sync(args) if args.is_dry() => Left::Nothing,
             Command::Pull(_) | Command::Push(_) | Command::Copy(_) | Command::Sync(_) | Command::Verify(_) => {
                 Left::Received
             }
@@ -140,21 +145,30 @@ impl Command {
 /// looks like an image, belongs to `pull`; flags may stand before it.
 pub fn arrange(words: Vec<OsString>) -> Arranged {
     let clap = Cli::command();
-    let commands = command_names(&clap);
     let flags = Valued::of(&clap);
+    let arranged = arrange_behind(1, words, &flags, &command_names(&clap));
+    match clap.find_subcommand(PLAN).filter(|_| arranged.words.get(1).is_some_and(|word| word == PLAN)) {
+        // A pull need not be named there, either.
+        Some(plan) => arrange_behind(2, arranged.words, &flags, &command_names(plan)),
+        None => arranged,
+    }
+}
+
+/// Brings the command among the words from number `start` to their beginning.
+fn arrange_behind(start: usize, words: Vec<OsString>, flags: &Valued, commands: &[String]) -> Arranged {
     let mut arranged = words;
-    match first_word(arranged.get(1..).unwrap_or_default(), &flags) {
-        Some(First::Word(at)) if is_command(&arranged[at + 1], &commands) => {
-            arranged[1..=at + 1].rotate_right(1);
+    match first_word(arranged.get(start..).unwrap_or_default(), flags) {
+        Some(First::Word(at)) if is_command(&arranged[at + start], commands) => {
+            arranged[start..=at + start].rotate_right(1);
             Arranged { words: arranged, guess: None }
         }
         Some(First::Word(at)) => {
-            let guess = arranged[at + 1].to_str().map(str::to_owned);
-            arranged.insert(1, "pull".into());
+            let guess = arranged[at + start].to_str().map(str::to_owned);
+            arranged.insert(start, "pull".into());
             Arranged { words: arranged, guess }
         }
         Some(First::AfterDashes) => {
-            arranged.insert(1, "pull".into());
+            arranged.insert(start, "pull".into());
             Arranged { words: arranged, guess: None }
         }
         None => Arranged { words: arranged, guess: None },
@@ -260,6 +274,16 @@ mod tests {
         assert_eq!(arranged("pull pull"), "pull pull");
         assert_eq!(arranged("help tags"), "help tags");
         assert_eq!(arranged("completion bash"), "completion bash");
+    }
+
+    #[test]
+    fn an_image_alone_is_planned_to_be_pulled() {
+        assert_eq!(arranged("plan mysql:8"), "plan pull mysql:8");
+        assert_eq!(arranged("plan --exit-code -j 4 mysql:8"), "plan pull --exit-code -j 4 mysql:8");
+        assert_eq!(arranged("--store /s plan --dry-run push x"), "plan push --store /s --dry-run x");
+        assert_eq!(arranged("plan cp a b"), "plan cp a b");
+        assert_eq!(arranged("plan --help"), "plan --help");
+        assert_eq!(arranged("pull plan"), "pull plan");
     }
 
     #[test]

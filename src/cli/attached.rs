@@ -7,7 +7,7 @@ use super::results::{self, Pulled};
 use crate::content::Source;
 use crate::error::{Error, Result};
 use crate::oci::Descriptor;
-use crate::transfer::{Job, Report, Transfer};
+use crate::transfer::{Job, Plan, Report, Transfer};
 
 /// An image that travels with its referrers.
 pub struct Along {
@@ -64,6 +64,25 @@ pub async fn along(transfer: &Transfer, images: &[Along]) -> Result<(Vec<Pulled>
     Ok((pulled, report))
 }
 
+/// What [`along`] would move. Changes nothing.
+///
+/// # Errors
+/// `Interrupted`, `Store`; what cannot be planned is in the plan.
+pub async fn plan(transfer: &Transfer, images: &[Along]) -> Result<Plan> {
+    let mut plan = transfer.plan(images.iter().map(|image| image.job.clone()).collect()).await?;
+    let mut jobs: BTreeMap<String, Job> = BTreeMap::new();
+    for Along { job, there, tags } in images {
+        let Some(image) = plan.images.iter().find(|image| image.target == job.target) else { continue };
+        match transfer.attached(job, &image.root.descriptor, tags, there.as_ref()).await {
+            Ok(attached) => jobs.extend(attached.jobs.into_iter().map(|job| (job.target.to_string(), job))),
+            Err(Error::Interrupted) => return Err(Error::Interrupted),
+            Err(error) => plan.failed.push((job.name.clone(), error.into())),
+        }
+    }
+    plan.append(transfer.plan_attached(jobs.into_values().collect()).await?);
+    Ok(plan)
+}
+
 /// How the images ended, and what their targets name.
 async fn moved(transfer: &Transfer, jobs: Vec<Job>) -> Result<(Vec<Pulled>, Report, BTreeMap<String, Descriptor>)> {
     let plan = transfer.plan(jobs).await?;
@@ -93,6 +112,9 @@ fn add(report: &mut Report, other: Report) {
     report.planned += other.planned;
     report.held += other.held;
     report.mounted += other.mounted;
+    for (place, bytes) in other.places {
+        *report.places.entry(place).or_default() += bytes;
+    }
     report.brought += other.brought;
     report.elapsed += other.elapsed;
     report.syncing += other.syncing;

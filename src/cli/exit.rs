@@ -11,6 +11,8 @@ use crate::error::{Error, Fault};
 pub const USAGE: u8 = 2;
 /// Some of several failed.
 pub const SEVERAL: u8 = 9;
+/// A plan was asked whether there is something to do, and there is.
+pub const WORK: u8 = 10;
 /// Interrupted by SIGINT; state is kept.
 pub const INTERRUPTED: u8 = 130;
 /// Terminated by SIGTERM; state is kept.

@@ -144,8 +144,9 @@ async fn dispatch(command: Command, context: &Context) -> anyhow::Result<()> {
     match command {
         Command::Pull(args) => pull::run(args, context).await,
         Command::Push(args) => push::run(args, context).await,
-        Command::Copy(args) => copy::run(args, context).await,
+        Command::Copy(args) => copy::run(*args, context).await,
         Command::Sync(args) => sync::run(args, context).await,
+        Command::Plan(args) => plan::run(args, context).await,
         Command::Images(args) => context.until_cancelled(images::run(args, context)).await,
         Command::Inspect(args) => context.until_cancelled(inspect::run(args, context)).await,
         Command::Manifest(args) => context.until_cancelled(manifest::run(args, context)).await,

@@ -1,6 +1,6 @@
 //! From names and settings to places: a registry, the store.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::Context;
@@ -10,7 +10,7 @@ use super::patient::Patient;
 use crate::content::Source;
 use crate::error::{Error, Result};
 use crate::event::Events;
-use crate::local::{Layout, WithLocal};
+use crate::local::{self, Local, WithLocal};
 use crate::oci::{Descriptor, Reference};
 use crate::registry::{self, Credential, Registry, Verify};
 use crate::store::{Shared, Store};
@@ -207,17 +207,25 @@ fn options(settings: &Settings) -> registry::Options {
     }
 }
 
-/// `source`, with the blobs of the layouts that the settings name before those of the network.
+/// Places of this machine whose blobs need not travel: those that the settings name, then those that are found. `store`
+/// is where the blobs go, if that is one of them.
 ///
 /// # Errors
-/// When one of the folders is no image layout.
-pub fn with_local(source: Arc<dyn Source>, settings: &Settings) -> Result<Arc<dyn Source>> {
-    let folders = &settings.from.value;
-    if folders.is_empty() {
-        return Ok(source);
+/// When a folder that the settings name has no blobs.
+pub fn locals(settings: &Settings, store: Option<&Path>) -> Result<Arc<[Local]>> {
+    let mut places = settings.from.value.iter().map(|folder| Local::open(folder)).collect::<Result<Vec<_>>>()?;
+    if !settings.no_local.value {
+        places.extend(settings.surroundings().locals());
     }
-    let layouts = folders.iter().map(|folder| Layout::open(folder)).collect::<Result<_>>()?;
-    Ok(Arc::new(WithLocal { inner: source, layouts }))
+    Ok(local::beside(places, store).into())
+}
+
+/// `source`, with the blobs of these places before those of the network.
+pub fn with_local(source: Arc<dyn Source>, places: &Arc<[Local]>) -> Arc<dyn Source> {
+    match places.is_empty() {
+        true => source,
+        false => Arc::new(WithLocal { inner: source, places: Arc::clone(places) }),
+    }
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::Context;
-use super::place::{registry, with_local};
+use super::place::{locals, registry, with_local};
 use crate::content::{Sink, Source};
 use crate::error::{Error, Result};
 use crate::event::Events;
@@ -66,6 +66,7 @@ impl Asked {
         transfer: &Transfer,
     ) -> Result<Asked> {
         let sink: Arc<dyn Sink> = Arc::new(store.clone());
+        let places = locals(&context.settings, Some(store.root()))?;
         let (mut asked, registry) = (Asked::default(), registry(&context.settings, events));
         for image in store.images().await? {
             let label = label(&image);
@@ -79,7 +80,7 @@ impl Asked {
                 continue;
             };
             let source = match registry.repository(&name) {
-                Ok(repository) => with_local(Arc::new(repository), &context.settings)?,
+                Ok(repository) => with_local(Arc::new(repository), &places),
                 Err(error) => {
                     asked.refused.insert(label, error.to_string());
                     continue;

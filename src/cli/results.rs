@@ -8,6 +8,7 @@ use serde::Serialize;
 use super::output::{duration, escape, json_line, percent, rate, size};
 use super::progress::causes;
 use crate::error::Error;
+use crate::event::Cause;
 use crate::oci::{Digest, Reference};
 use crate::transfer::{Plan, Report};
 
@@ -18,6 +19,16 @@ pub enum Direction {
     Here,
     /// To a registry.
     There,
+}
+
+impl Direction {
+    /// Where the images are afterwards, as people say it.
+    pub fn here(self) -> &'static str {
+        match self {
+            Direction::Here => "here",
+            Direction::There => "there",
+        }
+    }
 }
 
 /// The blobs of an image, in bytes.
@@ -124,9 +135,11 @@ struct Object {
 /// What the whole run took: the images share it, as they share blobs. Bytes, and milliseconds.
 #[derive(Serialize)]
 struct Run {
+    planned: u64,
     moved: u64,
     held: u64,
     local: u64,
+    places: BTreeMap<String, u64>,
     brought: u64,
     mounted: u64,
     saved: u64,
@@ -143,9 +156,11 @@ struct Run {
 impl Run {
     fn of(report: &Report) -> Run {
         Run {
+            planned: report.planned,
             moved: report.moved,
             held: report.held,
             local: report.local,
+            places: report.places.clone(),
             brought: report.brought,
             mounted: report.mounted,
             saved: saved(report),
@@ -195,26 +210,20 @@ fn object(image: &Pulled, report: &Report, direction: Direction) -> Object {
 pub fn summary(report: &Report, direction: Direction) -> String {
     let saved = saved(report);
     let all = saved.saturating_add(report.moved);
-    let mut parts = vec![format!("moved {}{}", size(report.moved), by_host(report))];
+    let mut parts = vec![format!("moved {}{}{}", size(report.moved), by_host(report), beyond(report))];
     match (report.held, all) {
         (_, 0) => {}
         _ => {
-            let place = if direction == Direction::Here { "here" } else { "there" };
+            let place = direction.here();
             parts.push(format!("{} already {place} ({} % saved)", size(report.held), percent(saved, all)));
         }
     }
     if report.mounted > 0 {
         parts.push(format!("{} mounted from other repositories", size(report.mounted)));
     }
-    if report.local > 0 {
-        parts.push(format!("{} from this machine", size(report.local)));
-    }
+    parts.extend(report.places.iter().map(|(place, bytes)| format!("{} from {}", size(*bytes), escape(place))));
     if report.brought > 0 {
         parts.push(format!("{} brought by another process", size(report.brought)));
-    }
-    let again: u64 = report.causes.values().sum();
-    if again > 0 {
-        parts.push(format!("{} of it twice", size(again)));
     }
     if !report.left.is_empty() {
         parts.push(format!("without {}", names(report.left.keys())));
@@ -239,6 +248,27 @@ fn by_host(report: &Report) -> String {
 
 fn names<'a>(names: impl Iterator<Item = &'a String>) -> String {
     names.map(|name| escape(name)).collect::<Vec<_>>().join(" and ")
+}
+
+/// Why more moved than was planned.
+fn beyond(report: &Report) -> String {
+    if report.causes.values().all(|bytes| *bytes == 0) {
+        return String::new();
+    }
+    let cause = |(cause, bytes): (&Cause, &u64)| format!("; {} {}", size(*bytes), in_words(*cause));
+    let causes: String = report.causes.iter().filter(|(_, bytes)| **bytes > 0).map(cause).collect();
+    format!(" ({} planned{causes})", size(report.planned))
+}
+
+fn in_words(cause: Cause) -> &'static str {
+    match cause {
+        Cause::Spoiled => "again because bytes were not those of their digest",
+        Cause::RangeIgnored => "again because a server ignored the range",
+        Cause::MountRefused => "because a mount was refused",
+        Cause::Overlap => "twice where a connection took over from another",
+        Cause::SessionLost => "again because an upload was lost",
+        Cause::LocalSpoiled => "because a copy on this machine was spoiled",
+    }
 }
 
 #[cfg(test)]
@@ -282,10 +312,11 @@ mod tests {
     #[test]
     fn json_has_one_object_an_image_also_for_those_that_failed() {
         let images = [image("mysql:8", Ok(()), Done::Moved), image("x", Err("1 GB\u{1b}"), Done::Moved)];
-        let report = Report { moved: 40, held: 60, syncing: Duration::from_millis(7), ..Report::default() };
+        let report =
+            Report { planned: 40, moved: 40, held: 60, syncing: Duration::from_millis(7), ..Report::default() };
         insta::assert_snapshot!(json(&images, &report, Direction::Here).unwrap(), @r#"
-        {"reference":"docker.io/library/mysql:8","digest":"sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855","status":"downloaded","size":100,"missing":40,"run":{"moved":40,"held":60,"local":0,"brought":0,"mounted":0,"saved":60,"hosts":{},"causes":{},"elapsed_ms":0,"syncing_ms":7}}
-        {"reference":"docker.io/library/x:latest","digest":null,"status":"failed","size":100,"missing":40,"error":"limit reached: 1 GB\u001b","run":{"moved":40,"held":60,"local":0,"brought":0,"mounted":0,"saved":60,"hosts":{},"causes":{},"elapsed_ms":0,"syncing_ms":7}}
+        {"reference":"docker.io/library/mysql:8","digest":"sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855","status":"downloaded","size":100,"missing":40,"run":{"planned":40,"moved":40,"held":60,"local":0,"places":{},"brought":0,"mounted":0,"saved":60,"hosts":{},"causes":{},"elapsed_ms":0,"syncing_ms":7}}
+        {"reference":"docker.io/library/x:latest","digest":null,"status":"failed","size":100,"missing":40,"error":"limit reached: 1 GB\u001b","run":{"planned":40,"moved":40,"held":60,"local":0,"places":{},"brought":0,"mounted":0,"saved":60,"hosts":{},"causes":{},"elapsed_ms":0,"syncing_ms":7}}
         "#);
     }
 

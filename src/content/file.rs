@@ -44,6 +44,16 @@ impl Folder {
         Ok(Folder { path: path.into(), host, handle: Arc::new(handle) })
     }
 
+    /// The same folder, whose origins go by `name` instead of its path.
+    pub fn named(self, name: &str) -> Folder {
+        Folder { host: name.into(), ..self }
+    }
+
+    /// How its origins are named.
+    pub fn name(&self) -> &str {
+        &self.host
+    }
+
     /// Where it is.
     pub fn path(&self) -> &Path {
         &self.path
@@ -190,6 +200,10 @@ impl Origin for FileOrigin {
 
     fn provenance(&self) -> Provenance {
         Provenance::Local
+    }
+
+    fn path(&self) -> Option<PathBuf> {
+        Some(self.folder.path.join(blob_path(&self.blob.digest)))
     }
 
     async fn open(&self, range: Range<u64>) -> Result<Body> {

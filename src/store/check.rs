@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::lock::Passing;
 use super::verified::Identity;
-use super::{Disk, Store, off};
+use super::{Disk, Store, Touch, off};
 use crate::content::file::PIECE;
 use crate::error::{Error, Result};
 use crate::event::Event;
@@ -24,11 +24,16 @@ impl Store {
         let Some((file, identity)) = self.disk.look(&blob.digest)? else { return Ok(false) };
         if !self.disk.verified.agrees(&blob.digest, &identity) {
             let (disk, digest, cancel) = (self.disk.clone(), blob.digest.clone(), self.cancel.clone());
-            let found = off(move || disk.hash(&digest, file, identity, &cancel)).await?;
+            let found = match self.touch {
+                Touch::Records => off(move || disk.hash(&digest, file, identity, &cancel)).await?,
+                Touch::Nothing => off(move || disk.read_digest(&digest, file, &cancel)).await?,
+            };
             if found != blob.digest {
                 let text = format!("the blob {} in {} is damaged", blob.digest, self.root().display());
                 self.events.on(&Event::Warning { text });
-                self.disk.discard(&blob.digest, &identity)?;
+                if self.touch == Touch::Records {
+                    self.disk.discard(&blob.digest, &identity)?;
+                }
                 return Ok(false);
             }
         }
@@ -67,11 +72,23 @@ impl Disk {
     pub(super) fn hash(
         &self,
         expected: &Digest,
-        mut file: File,
+        file: File,
         as_found: Identity,
         cancel: &CancellationToken,
     ) -> Result<Digest> {
         let racy = as_found.is_racy(SystemTime::now());
+        let path = self.paths.blob(expected);
+        let again = file.try_clone().map_err(Error::store("examine", &path))?;
+        let found = self.read_digest(expected, file, cancel)?;
+        let unchanged = Identity::of(&again.metadata().map_err(Error::store("examine", &path))?) == as_found;
+        if found == *expected && unchanged && !racy {
+            self.verified.remember(expected, as_found);
+        }
+        Ok(found)
+    }
+
+    /// The digest of a file that should be `expected`.
+    fn read_digest(&self, expected: &Digest, mut file: File, cancel: &CancellationToken) -> Result<Digest> {
         let path = self.paths.blob(expected);
         let mut hasher = Hasher::new(expected.algorithm());
         let mut buffer = vec![0; PIECE];
@@ -84,12 +101,7 @@ impl Disk {
                 return Err(Error::Interrupted);
             }
         }
-        let found = hasher.finish();
-        let unchanged = Identity::of(&file.metadata().map_err(Error::store("examine", &path))?) == as_found;
-        if found == *expected && unchanged && !racy {
-            self.verified.remember(expected, as_found);
-        }
-        Ok(found)
+        Ok(hasher.finish())
     }
 
     /// Removes the file of a blob if it is still the one that was found damaged, and nobody is replacing it.

@@ -10,7 +10,7 @@
 //! - `check`, `verified`: whether a blob in its place is good, and which need no second hashing.
 //! - `index`, `entered`: the names.
 //! - `graph`: what a name needs; `scan`: what lies here, named or not.
-//! - `source`, `sink`: the store as a place.
+//! - `source`, `sink`: the store as a place; `space`: room for what it will take.
 //! - `images`: what is here, for people.
 //! - `collect` removes what nobody needs, `verify` finds what is damaged.
 
@@ -28,6 +28,7 @@ mod receive;
 mod scan;
 mod sink;
 mod source;
+mod space;
 mod stretches;
 mod uploads;
 mod verified;
@@ -52,6 +53,7 @@ pub use entered::Entered;
 pub use images::StoredImage;
 pub use index::{IMAGE_NAME, MEDIA_TYPE, PLATFORMS, REF_NAME};
 pub use receive::{Pending, Receiving};
+pub use space::Space;
 pub use verify::{Broken, Damage};
 
 use index::{IndexFile, Written};
@@ -70,8 +72,18 @@ const MAX_OUTRUN: usize = 100;
 #[derive(Clone)]
 pub struct Store {
     disk: Arc<Disk>,
+    touch: Touch,
     events: Events,
     cancel: CancellationToken,
+}
+
+/// What looking for a blob may change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Touch {
+    /// A damaged blob goes, and what was hashed is recorded.
+    Records,
+    /// Nothing.
+    Nothing,
 }
 
 /// What the clones of a store share.
@@ -114,12 +126,18 @@ impl Store {
             created: AtomicBool::new(false),
             folders: Default::default(),
         };
-        Ok(Store { disk: Arc::new(disk), events: Arc::new(Silent), cancel: CancellationToken::new() })
+        let (events, cancel) = (Arc::new(Silent), CancellationToken::new());
+        Ok(Store { disk: Arc::new(disk), touch: Touch::Records, events, cancel })
     }
 
     /// The same store, which tells `events` what it waits for and ends its waits on `cancel`.
     pub fn observed(&self, events: Events, cancel: CancellationToken) -> Store {
-        Store { disk: self.disk.clone(), events, cancel }
+        Store { disk: self.disk.clone(), touch: self.touch, events, cancel }
+    }
+
+    /// The same store, for making plans: looking for a blob changes nothing in it, also when it is damaged.
+    pub fn untouched(&self) -> Store {
+        Store { touch: Touch::Nothing, ..self.clone() }
     }
 
     /// Where it is.

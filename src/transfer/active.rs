@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use super::segments::Segments;
 use super::verify::{Verifier, lock};
+use super::{BlobPlan, Way};
 use crate::content::{Ingest, Origin, Provenance};
 use crate::error::Result;
 use crate::event::Cause;
@@ -23,7 +24,17 @@ pub(super) struct Active {
     pub(super) verifier: Verifier,
     /// Bytes that were there when this run began.
     pub(super) resumed: u64,
+    pub(super) promise: Promise,
     pub(super) traffic: Arc<Traffic>,
+}
+
+/// Where the plan wanted the bytes of a blob from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Promise {
+    /// A network.
+    Network,
+    /// Elsewhere on this machine: every byte that comes over a network is one more than was planned.
+    Local,
 }
 
 /// Bytes that came, counted when they come: also those of connections that end after their blob.
@@ -33,21 +44,28 @@ pub(super) struct Traffic {
     local: AtomicU64,
     /// Of those over a network, which host sent them.
     hosts: Mutex<BTreeMap<String, u64>>,
+    /// Of those from this machine, which place had them.
+    places: Mutex<BTreeMap<String, u64>>,
     lost: Mutex<BTreeMap<Cause, u64>>,
 }
 
 impl Traffic {
     /// Counts bytes that came from there.
     pub(super) fn count(&self, origin: &dyn Origin, bytes: u64) {
-        if origin.provenance() == Provenance::Local {
-            self.local.fetch_add(bytes, Ordering::Relaxed);
-            return;
+        match origin.provenance() {
+            Provenance::Local => {
+                self.local.fetch_add(bytes, Ordering::Relaxed);
+                add(&self.places, origin.host(), bytes);
+            }
+            _ => self.count_sent(origin, bytes),
         }
+    }
+
+    /// Counts bytes that came from there, and went on over a network.
+    pub(super) fn count_sent(&self, origin: &dyn Origin, bytes: u64) {
         self.moved.fetch_add(bytes, Ordering::Relaxed);
-        let mut hosts = lock(&self.hosts);
-        match hosts.get_mut(origin.host()) {
-            Some(count) => *count += bytes,
-            None => _ = hosts.insert(origin.host().to_owned(), bytes),
+        if origin.provenance() != Provenance::Local {
+            add(&self.hosts, origin.host(), bytes);
         }
     }
 
@@ -66,9 +84,22 @@ impl Traffic {
         (self.moved.load(Ordering::Relaxed), self.local.load(Ordering::Relaxed))
     }
 
+    /// Bytes that came from this machine, by place.
+    pub(super) fn places(&self) -> BTreeMap<String, u64> {
+        lock(&self.places).clone()
+    }
+
     /// Why more came than was planned, in bytes.
     pub(super) fn lost(&self) -> BTreeMap<Cause, u64> {
         lock(&self.lost).clone()
+    }
+}
+
+fn add(sums: &Mutex<BTreeMap<String, u64>>, name: &str, bytes: u64) {
+    let mut sums = lock(sums);
+    match sums.get_mut(name) {
+        Some(sum) => *sum += bytes,
+        None => _ = sums.insert(name.to_owned(), bytes),
     }
 }
 
@@ -93,7 +124,9 @@ pub(super) enum Suspects {
 
 impl Active {
     /// A blob whose ingest holds what former runs left.
-    pub(super) fn new(descriptor: Descriptor, ingest: Box<dyn Ingest>, traffic: Arc<Traffic>) -> Active {
+    pub(super) fn new(plan: &BlobPlan, ingest: Box<dyn Ingest>, traffic: Arc<Traffic>) -> Active {
+        let promise = if matches!(plan.way(), Way::Copy(_)) { Promise::Local } else { Promise::Network };
+        let descriptor = plan.descriptor.clone();
         let held: Vec<Range<u64>> = ingest.stretches().into_iter().map(|stretch| stretch.range).collect();
         let segments = Segments::new(descriptor.size, held);
         Active {
@@ -102,6 +135,7 @@ impl Active {
             descriptor,
             ingest,
             verifier: Verifier::default(),
+            promise,
             traffic,
         }
     }

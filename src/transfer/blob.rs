@@ -274,13 +274,29 @@ impl Blob {
         !std::mem::replace(&mut self.waits_for_other, true)
     }
 
-    /// A place that verifies what it is sent found wrong bytes. Everything is sent again, if that has not happened before.
+    /// A place that verifies what it is sent found wrong bytes. Everything is sent again, if that has not happened before:
+    /// from the registry alone, where it did not come from there.
     pub(super) fn streamed_wrong(&mut self, error: Error) -> Result<()> {
-        if self.spoiled.contains(&Suspects::All) {
+        let open = || self.origins.iter().filter(|candidate| !candidate.left);
+        let is_registry = |candidate: &&Candidate| candidate.origin.provenance() == Provenance::Registry;
+        let from = match open().any(|c| is_registry(&c)) && !open().all(|c| is_registry(&c)) {
+            true => Suspects::Others,
+            false => Suspects::All,
+        };
+        if self.spoiled.contains(&from) {
             return Err(error);
         }
-        self.spoiled.push(Suspects::All);
+        self.spoiled.push(from);
+        if from == Suspects::Others {
+            self.leave_others();
+        }
         Ok(())
+    }
+
+    /// Asks the registry alone from now on.
+    fn leave_others(&mut self) {
+        let others = self.origins.iter_mut().filter(|c| c.origin.provenance() != Provenance::Registry);
+        others.for_each(|candidate| candidate.left = true);
     }
 
     /// Gives up an origin. Returns whether another one is left.
@@ -294,14 +310,14 @@ impl Blob {
     pub(super) fn spoiled(&mut self, found: &Digest, ranges: Vec<Range<u64>>, from: Suspects) -> Result<Arc<Active>> {
         let mismatch = Error::digest_mismatch(self.source(), &self.plan.descriptor, found);
         let Stage::Active(active) = &self.stage else { return Err(mismatch) };
+        let active = Arc::clone(active);
         // Each of them is fetched again once: a disk that spoils all that it is given would never come to an end.
         if self.spoiled.contains(&from) {
             return Err(mismatch);
         }
         self.spoiled.push(from);
         if from == Suspects::Others {
-            let others = self.origins.iter_mut().filter(|c| c.origin.provenance() != Provenance::Registry);
-            others.for_each(|candidate| candidate.left = true);
+            self.leave_others();
         }
         if self.is_forlorn() {
             return Err(mismatch);
@@ -309,7 +325,7 @@ impl Blob {
         for range in ranges {
             lock(&active.segments).lose(range);
         }
-        Ok(Arc::clone(active))
+        Ok(active)
     }
 
     fn source(&self) -> &str {

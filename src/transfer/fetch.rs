@@ -9,10 +9,10 @@ use futures::StreamExt;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::active::Active;
+use super::active::{Active, Promise};
 use super::segments::ClaimId;
 use super::verify::lock;
-use crate::content::{Body, Extent, Origin};
+use crate::content::{Body, Extent, Origin, Provenance};
 use crate::error::{Error, Fault, Result};
 use crate::event::{Cause, Event, Events};
 
@@ -223,7 +223,7 @@ impl Fetch {
         let count = part.len() as u64;
         self.blob.ingest.write_at(offset, part.clone(), self.origin.provenance()).await?;
         // Before the hasher may see the last byte, so that a finished blob is counted whole.
-        self.blob.traffic.count(self.origin.as_ref(), count);
+        self.count(count);
         self.blob.verifier.hand(offset, part);
         lock(&self.blob.segments).landed(self.claim, count);
         self.blob.verifier.wake();
@@ -235,6 +235,16 @@ impl Fetch {
             provenance: self.origin.provenance(),
         });
         Ok(())
+    }
+
+    /// Bytes came that were awaited.
+    fn count(&self, count: u64) {
+        self.blob.traffic.count(self.origin.as_ref(), count);
+        if self.origin.provenance() != Provenance::Local && self.blob.promise == Promise::Local {
+            self.blob.traffic.lose(Cause::LocalSpoiled, count);
+            let blob = self.blob.descriptor.digest.clone();
+            self.events.on(&Event::Lost { blob, count, cause: Cause::LocalSpoiled });
+        }
     }
 
     /// Bytes came that nobody awaits.

@@ -39,7 +39,7 @@ use std::time::Duration;
 pub use attached::Attached;
 use tokio_util::sync::CancellationToken;
 
-use crate::content::{Holding, Origin, Root, Sink, Source};
+use crate::content::{Holding, Origin, Provenance, Root, Sink, Source};
 use crate::error::Error;
 use crate::event::{Cause, Events};
 use crate::oci::{Descriptor, Digest, Platform, RawManifest, Reference};
@@ -165,10 +165,35 @@ impl BlobPlan {
         }
     }
 
-    /// How many of them travel if nothing goes wrong: none where a mount is expected to give them.
-    pub fn planned(&self) -> u64 {
-        if self.mounts.is_empty() { self.missing() } else { 0 }
+    /// How they come if nothing goes wrong.
+    pub fn way(&self) -> Way<'_> {
+        let here = |origin: &&Arc<dyn Origin>| origin.provenance() == Provenance::Local;
+        match (self.holding, self.mounts.first()) {
+            (Holding::Whole, _) => Way::There,
+            (_, Some(from)) => Way::Mount(from),
+            // What goes into a repository travels, wherever it comes from.
+            _ if self.sink.repository().is_some() => Way::Network,
+            _ => self.origins.iter().find(here).map_or(Way::Network, Way::Copy),
+        }
     }
+
+    /// How many bytes travel if nothing goes wrong: none where a mount, or this machine, is expected to give them.
+    pub fn planned(&self) -> u64 {
+        if matches!(self.way(), Way::Network) { self.missing() } else { 0 }
+    }
+}
+
+/// How what is missing of a blob gets to its place, if nothing goes wrong.
+#[derive(Debug, Clone, Copy)]
+pub enum Way<'a> {
+    /// Nothing is missing.
+    There,
+    /// The sink takes it from this repository.
+    Mount(&'a str),
+    /// From elsewhere on this machine.
+    Copy(&'a Arc<dyn Origin>),
+    /// From the network, or to it.
+    Network,
 }
 
 /// What a plan adds up to, in bytes of blobs.
@@ -180,16 +205,50 @@ pub struct Totals {
     pub planned: u64,
     /// What is missing, but can probably be mounted.
     pub mountable: u64,
+    /// What is missing, but can probably be had from elsewhere on this machine.
+    pub local: u64,
+}
+
+impl Totals {
+    /// What is there already.
+    pub fn held(&self) -> u64 {
+        self.size - self.planned - self.mountable - self.local
+    }
+
+    fn with(self, blob: &BlobPlan) -> Totals {
+        let mut sum = Totals { size: self.size.saturating_add(blob.descriptor.size), ..self };
+        let part = match blob.way() {
+            Way::There => return sum,
+            Way::Mount(_) => &mut sum.mountable,
+            Way::Copy(_) => &mut sum.local,
+            Way::Network => &mut sum.planned,
+        };
+        *part = part.saturating_add(blob.missing());
+        sum
+    }
 }
 
 impl Plan {
     /// The sums.
     pub fn totals(&self) -> Totals {
-        self.blobs.iter().fold(Totals::default(), |sum, blob| Totals {
-            size: sum.size.saturating_add(blob.descriptor.size),
-            planned: sum.planned.saturating_add(blob.planned()),
-            mountable: sum.mountable.saturating_add(blob.missing() - blob.planned()),
-        })
+        self.totals_of(0..self.blobs.len())
+    }
+
+    /// The sums over some of its blobs, by their places in [`Plan::blobs`].
+    pub fn totals_of(&self, blobs: impl IntoIterator<Item = usize>) -> Totals {
+        blobs.into_iter().fold(Totals::default(), |sum, number| sum.with(&self.blobs[number]))
+    }
+
+    /// Adds another plan, which is executed after this one.
+    pub fn append(&mut self, other: Plan) {
+        let first = self.blobs.len();
+        self.blobs
+            .extend(other.blobs.into_iter().map(|blob| BlobPlan { after: blob.after.map(|n| n + first), ..blob }));
+        self.images.extend(other.images.into_iter().map(|image| {
+            let blobs = image.blobs.iter().map(|number| number + first).collect();
+            ImagePlan { blobs, ..image }
+        }));
+        self.failed.extend(other.failed);
     }
 }
 
@@ -198,19 +257,21 @@ impl Plan {
 pub struct Report {
     /// Bytes of blobs that came or went over a network; those that came to go on at once are counted once.
     pub moved: u64,
-    /// Of these, how many each host sent.
+    /// Of those that came, how many each host sent.
     pub hosts: BTreeMap<String, u64>,
     /// Mirrors that are not asked any more, and why.
     pub left: BTreeMap<String, String>,
     /// Bytes of blobs that came from elsewhere on this machine.
     pub local: u64,
-    /// Bytes of blobs that the plan wanted moved.
+    /// Of which place, as [`Origin::host`] names it, how many.
+    pub places: BTreeMap<String, u64>,
+    /// Bytes of blobs that the plan wanted moved over a network.
     pub planned: u64,
     /// Bytes of blobs that were there already.
     pub held: u64,
     /// Bytes of blobs that the sink took from another repository, as planned.
     pub mounted: u64,
-    /// Why more moved than was planned: moved + local = planned + the sum of these, less [`brought`](Report::brought).
+    /// Why more moved than was planned: moved = planned + the sum of these, less [`brought`](Report::brought).
     pub causes: BTreeMap<Cause, u64>,
     /// Bytes that were planned, but did not have to travel: another process brought them.
     pub brought: u64,

@@ -7,7 +7,8 @@ use std::time::Duration;
 use tokio::task::JoinError;
 use tokio::time::Instant;
 
-use super::active::{Active, Completion, Suspects};
+use super::Way;
+use super::active::{Active, Completion, Promise, Suspects};
 use super::blob::Stage;
 use super::fetch::{End, Fetched, Gauge, PROGRESS};
 use super::run::{Done, Run};
@@ -60,9 +61,12 @@ impl Run<'_> {
                 self.wait_again(i);
             }
             Ok(Begun::Ingest(ingest)) => {
-                let blob = self.blobs[i].plan.descriptor.clone();
-                let active = Arc::new(Active::new(blob, ingest, Arc::clone(&self.traffic)));
+                let active = Arc::new(Active::new(&self.blobs[i].plan, ingest, Arc::clone(&self.traffic)));
                 self.correct_plan(i, active.resumed);
+                if let Way::Copy(origin) = self.blobs[i].plan.way() {
+                    let (blob, place) = (digest.clone(), origin.host().to_owned());
+                    self.transfer.events.on(&Event::Reused { blob, place });
+                }
                 self.transfer.events.on(&Event::Started { blob: digest, resumed: active.resumed });
                 self.blobs[i].stage = Stage::Active(Arc::clone(&active));
                 self.complete(i, active);
@@ -84,10 +88,19 @@ impl Run<'_> {
     fn correct_plan(&mut self, i: usize, resumed: u64) {
         let plan = &self.blobs[i].plan;
         let (planned, left) = (plan.planned(), plan.descriptor.size.saturating_sub(resumed));
-        let cause = if plan.mounts.is_empty() { Cause::Spoiled } else { Cause::MountRefused };
+        let cause = match plan.way() {
+            // Nothing was planned to travel, and what does is counted when it comes.
+            Way::Copy(_) => return,
+            Way::Mount(_) => Cause::MountRefused,
+            // A registry that does not know an open upload any more.
+            _ if plan.sink.repository().is_some() => Cause::SessionLost,
+            Way::There | Way::Network => Cause::Spoiled,
+        };
         self.report.brought += planned.saturating_sub(left);
         if left > planned {
-            self.traffic.lose(cause, left - planned);
+            let (blob, count) = (plan.descriptor.digest.clone(), left - planned);
+            self.traffic.lose(cause, count);
+            self.transfer.events.on(&Event::Lost { blob, count, cause });
         }
     }
 
@@ -191,8 +204,9 @@ impl Run<'_> {
             self.blobs[i].origins[origin].brought = true;
             return self.leave_suspects(i);
         }
-        if let Err(error) = self.blobs[i].streamed_wrong(error) {
-            self.fail(i, Arc::new(error));
+        match self.blobs[i].streamed_wrong(error) {
+            Ok(()) => self.tell_left(i),
+            Err(error) => self.fail(i, Arc::new(error)),
         }
     }
 
@@ -244,15 +258,38 @@ impl Run<'_> {
                 }
                 match self.blobs[i].spoiled(&found, ranges, from) {
                     Ok(active) => {
-                        self.traffic.lose(Cause::Spoiled, count);
-                        let blob = active.descriptor.digest.clone();
-                        self.transfer.events.on(&Event::Lost { blob, count, cause: Cause::Spoiled });
+                        self.discarded(&active, count);
+                        if from == Suspects::Others {
+                            self.tell_left(i);
+                        }
                         self.complete(i, active);
                     }
                     Err(error) => self.fail(i, Arc::new(error)),
                 }
             }
             Err(error) => self.fail(i, Arc::new(error)),
+        }
+    }
+
+    /// Bytes were there that are not good, and come once more.
+    fn discarded(&self, active: &Active, count: u64) {
+        let blob = active.descriptor.digest.clone();
+        self.transfer.events.on(&Event::Discarded { blob: blob.clone(), count });
+        // Of one that was to come from this machine, what comes over a network now is counted when it comes.
+        if active.promise == Promise::Network {
+            self.traffic.lose(Cause::Spoiled, count);
+            self.transfer.events.on(&Event::Lost { blob, count, cause: Cause::Spoiled });
+        }
+    }
+
+    /// Places of this machine whose copy is not what its name says.
+    fn tell_left(&self, i: usize) {
+        for candidate in self.blobs[i].origins.iter().filter(|candidate| candidate.left) {
+            let host = candidate.origin.host().to_owned();
+            if candidate.origin.provenance() == Provenance::Local {
+                let why = format!("its copy of {} is damaged", self.blobs[i].plan.descriptor.digest);
+                self.transfer.events.on(&Event::Left { host, why });
+            }
         }
     }
 

@@ -79,8 +79,7 @@ pub(super) struct Run<'a> {
 impl<'a> Run<'a> {
     fn new(transfer: &'a Transfer, plan: Plan) -> Run<'a> {
         let totals = plan.totals();
-        let held = totals.size - totals.planned - totals.mountable;
-        let report = Report { planned: totals.planned, held, ..Report::default() };
+        let report = Report { planned: totals.planned, held: totals.held(), ..Report::default() };
         let images = Images::new(plan.images, plan.failed, &plan.blobs);
         let blobs: Vec<Blob> = plan.blobs.into_iter().map(|blob| Blob::new(blob, &transfer.settings)).collect();
         let mut waiting: Vec<usize> = (0..blobs.len()).filter(|&i| blobs[i].plan.holding != Holding::Whole).collect();
@@ -224,6 +223,7 @@ impl<'a> Run<'a> {
         self.report.elapsed = elapsed;
         (self.report.moved, self.report.local) = self.traffic.counted();
         self.report.hosts = self.traffic.hosts();
+        self.report.places = self.traffic.places();
         self.report.causes = self.traffic.lost();
         self.report.images = self.images.outcomes();
         self.report

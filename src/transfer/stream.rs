@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::active::Traffic;
 use super::fetch::PROGRESS;
-use crate::content::{Body, Extent, Origin, Standing, Upload};
+use crate::content::{Body, Extent, Origin, Provenance, Standing, Upload};
 use crate::error::{Error, Fault, Result};
 use crate::event::{Cause, Event, Events};
 use crate::oci::Descriptor;
@@ -31,6 +31,8 @@ pub(super) struct Stream {
     is_broken: AtomicBool,
     /// Everything before this was sent once.
     reached: AtomicU64,
+    /// The place found other bytes than those of the digest: what is sent again is so for that.
+    is_spoiled: AtomicBool,
     /// Ends it between two pieces.
     pub(super) stop: CancellationToken,
 }
@@ -75,6 +77,7 @@ impl Stream {
             stall,
             is_broken: AtomicBool::new(false),
             reached: AtomicU64::new(resumed),
+            is_spoiled: AtomicBool::new(false),
             stop: CancellationToken::new(),
         }
     }
@@ -161,26 +164,34 @@ impl Stream {
             return Ok(0);
         }
         self.upload.write(piece).await.map_err(|error| self.broken(error))?;
-        self.traffic.count(origin, count);
+        self.traffic.count_sent(origin, count);
         self.reached.fetch_max(at + count, Ordering::Relaxed);
         let blob = self.descriptor.digest.clone();
-        self.events.on(&Event::Bytes { blob, count, provenance: origin.provenance() });
+        // What comes from a file here travels all the same.
+        let provenance = match origin.provenance() {
+            Provenance::Local => Provenance::Registry,
+            network => network,
+        };
+        self.events.on(&Event::Bytes { blob, count, provenance });
         Ok(count)
     }
 
     /// What was sent before and is wanted once more travels in vain.
     fn count_again(&self, from: u64) {
         let again = self.reached.swap(from, Ordering::Relaxed).saturating_sub(from);
+        let is_spoiled = self.is_spoiled.swap(false, Ordering::Relaxed);
         if again > 0 {
-            self.traffic.lose(Cause::SessionLost, again);
+            let cause = if is_spoiled { Cause::Spoiled } else { Cause::SessionLost };
+            self.traffic.lose(cause, again);
             let blob = self.descriptor.digest.clone();
-            self.events.on(&Event::Lost { blob, count: again, cause: Cause::SessionLost });
+            self.events.on(&Event::Discarded { blob: blob.clone(), count: again });
+            self.events.on(&Event::Lost { blob, count: again, cause });
         }
     }
 
     fn lost(&self, origin: &dyn Origin, cause: Cause, count: u64) {
         if count > 0 {
-            self.traffic.count(origin, count);
+            self.traffic.count_sent(origin, count);
             self.traffic.lose(cause, count);
             self.events.on(&Event::Lost { blob: self.descriptor.digest.clone(), count, cause });
         }
@@ -188,6 +199,9 @@ impl Stream {
 
     fn broken(&self, error: Error) -> Streamed {
         self.is_broken.store(true, Ordering::Relaxed);
+        if matches!(error, Error::Verification { .. }) {
+            self.is_spoiled.store(true, Ordering::Relaxed);
+        }
         Streamed::Sink(error)
     }
 

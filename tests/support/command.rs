@@ -126,8 +126,9 @@ impl Layerpull {
         }
         let runtime = home.join("run");
         std::fs::create_dir_all(&runtime).expect("a folder in the home");
-        let variables = self.env.iter().map(|(name, value)| (name, value));
-        command.env("XDG_RUNTIME_DIR", runtime).envs(variables);
+        // What engines of this machine keep is nobody's business here.
+        command.env("XDG_RUNTIME_DIR", runtime).env("LAYERPULL_HOST_ROOT", home.join("host"));
+        command.envs(self.env.iter().map(|(name, value)| (name, value)));
         command
     }
 }

@@ -78,6 +78,11 @@ impl Containerd {
         finish(command.arg("--address").arg(self.dir.path().join("socket")).args(args))
     }
 
+    /// Where it keeps everything.
+    pub fn root(&self) -> PathBuf {
+        self.dir.path().join("root")
+    }
+
     /// A folder for `--hosts-dir` that names `address` as where the images of `registry` are.
     pub fn mirror(&self, registry: &str, address: impl std::fmt::Display) -> PathBuf {
         let hosts = self.dir.path().join("hosts");

@@ -5,15 +5,16 @@ use std::sync::Arc;
 
 use crate::cli::Context;
 use crate::cli::attached::{self, Along};
-use crate::cli::config::{RegistryFlags, TransferFlags, values};
+use crate::cli::config::{Flags, RegistryFlags, TransferFlags, values};
 use crate::cli::ending::OutputFlags;
-use crate::cli::place::{self, Side, with_local};
+use crate::cli::foresight::{Foresight, ForesightFlags, Work};
+use crate::cli::place::{self, Side, locals, with_local};
 use crate::cli::progress::Progress;
 use crate::cli::results::{Direction, Pulled};
 use crate::error::Result;
 use crate::oci::{Platform, Reference};
 use crate::registry::Credential;
-use crate::transfer::{Job, Platforms, Report};
+use crate::transfer::{Job, Platforms, Report, Transfer};
 
 /// From where to where.
 #[derive(Debug, clap::Args)]
@@ -34,6 +35,9 @@ pub struct Args {
     /// cosign's tags
     #[arg(long)]
     referrers: bool,
+    /// Whether it is only planned.
+    #[command(flatten)]
+    foresight: ForesightFlags,
     /// What is printed.
     #[command(flatten)]
     output: OutputFlags,
@@ -100,12 +104,32 @@ impl SideFlags {
     }
 }
 
+impl Args {
+    /// Everything that is a setting too.
+    pub fn flags(&self, flags: Flags) -> Flags {
+        Flags { registry: self.registry.clone(), transfer: self.transfer.clone(), ..flags }
+    }
+
+    /// The same, only planned.
+    pub fn planned(self) -> Args {
+        Args { foresight: self.foresight.planned(), ..self }
+    }
+
+    /// Whether nothing is moved.
+    pub fn is_dry(&self) -> bool {
+        self.foresight.is_dry()
+    }
+}
+
 /// Copies.
 ///
 /// # Errors
 /// Those of the image; `Interrupted`.
 pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     let names = (context.reference(&args.source)?, context.reference(&args.target)?);
+    if args.foresight.check()? {
+        return foresee(&args, names, context).await;
+    }
     let digests = args.output.digests()?;
     let progress = Progress::start(args.output.mode(context));
     let ended = copy(&args, names, context, &progress).await;
@@ -115,24 +139,49 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
 
 async fn copy(
     args: &Args,
-    (name, target): (Reference, Reference),
+    names: (Reference, Reference),
     context: &Context,
     progress: &Progress,
 ) -> Result<(Vec<Pulled>, Report)> {
-    let events = progress.events();
+    let transfer = context.transfer(progress.events());
+    let image = image(args, names, context, &transfer).await?;
+    match args.referrers {
+        true => attached::along(&transfer, &[image]).await,
+        false => attached::alone(&transfer, vec![image.job]).await,
+    }
+}
+
+/// Says what a copy would do.
+async fn foresee(args: &Args, names: (Reference, Reference), context: &Context) -> anyhow::Result<()> {
+    let transfer = context.transfer(context.notices());
+    let image = image(args, names, context, &transfer).await?;
+    let plan = match args.referrers {
+        true => attached::plan(&transfer, &[image]).await?,
+        false => transfer.plan(vec![image.job]).await?,
+    };
+    let foresight = Foresight { plan, kept: Vec::new(), direction: Direction::There, disk: None };
+    foresight.conclude(context, &args.output, args.foresight, Work::None)
+}
+
+async fn image(
+    args: &Args,
+    (name, target): (Reference, Reference),
+    context: &Context,
+    transfer: &Transfer,
+) -> Result<Along> {
+    let events = &transfer.events;
     let from = place::registry_of(&context.settings, &args.sides.source(), events.clone());
     let to = place::registry_of(&context.settings, &args.sides.target(), events.clone());
-    let source = with_local(Arc::new(from.repository(&name)?), &context.settings)?;
+    let source = with_local(Arc::new(from.repository(&name)?), &locals(&context.settings, None)?);
     let there = Arc::new(to.repository_to_write(&target));
     let platforms = match args.platform.is_empty() {
         true => Platforms::All,
         false => Platforms::Only(args.platform.clone()),
     };
-    let transfer = context.transfer(events);
     let job = Job { name, target, source, sink: there.clone(), platforms };
-    if !args.referrers {
-        return attached::alone(&transfer, vec![job]).await;
-    }
-    let tags = transfer.persist(&job.name.name(), || from.tags(&job.name)).await?;
-    attached::along(&transfer, &[Along { job, there, tags }]).await
+    let tags = match args.referrers {
+        true => transfer.persist(&job.name.name(), || from.tags(&job.name)).await?,
+        false => Vec::new(),
+    };
+    Ok(Along { job, there, tags })
 }

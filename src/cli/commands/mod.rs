@@ -15,6 +15,7 @@ pub mod login;
 pub mod logout;
 pub mod man;
 pub mod manifest;
+pub mod plan;
 pub mod pull;
 pub mod push;
 pub mod rm;

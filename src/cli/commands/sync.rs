@@ -8,17 +8,18 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use crate::cli::Context;
-use crate::cli::config::{Origin, RegistryFlags, Settings, TransferFlags};
+use crate::cli::config::{Flags, Origin, RegistryFlags, Settings, TransferFlags};
 use crate::cli::ending::OutputFlags;
 use crate::cli::exit::{self, Told};
-use crate::cli::foresight::{self, Tell};
+use crate::cli::foresight::{self, Foresight, ForesightFlags, Tell, Work};
 use crate::cli::output::{escape, note, print};
-use crate::cli::place::{self, Side, with_local};
+use crate::cli::place::{self, Side, locals, with_local};
 use crate::cli::progress::Progress;
 use crate::cli::results::{self, Direction, Done, Pulled, Size};
 use crate::content::{Sink, Source};
 use crate::error::{Error, Result};
 use crate::event::Events;
+use crate::local::Local;
 use crate::oci::Reference;
 use crate::registry::{Credential, Deletion, Registry};
 use crate::sync;
@@ -26,7 +27,7 @@ use crate::sync::delete::Why;
 use crate::sync::remove::{Fate, Removal, Remover};
 use crate::sync::run::{Deleted, Existing, Images, Lists, Places, Run};
 use crate::sync::{Destination, Mirror, RegistryOptions, Scope, Tls};
-use crate::transfer::{Plan, Report};
+use crate::transfer::Report;
 
 /// Which file, and what to do.
 #[derive(Debug, clap::Args)]
@@ -40,9 +41,6 @@ pub struct Args {
     /// Keep the whole name of the source behind DEST
     #[arg(long, requires = "destination")]
     scoped: bool,
-    /// Say what would move, and change nothing
-    #[arg(long)]
-    dry_run: bool,
     /// Leave tags that are at the target as they are
     #[arg(long)]
     keep_existing: bool,
@@ -52,6 +50,9 @@ pub struct Args {
     /// Remove nothing from a repository that would lose more of its tags, in percent [default: 10]
     #[arg(long, value_name = "SHARE", requires = "delete", value_parser = clap::value_parser!(u8).range(0..=100))]
     max_delete: Option<u8>,
+    /// Whether it is only planned.
+    #[command(flatten)]
+    foresight: ForesightFlags,
     /// What is printed.
     #[command(flatten)]
     output: OutputFlags,
@@ -61,6 +62,23 @@ pub struct Args {
     /// How blobs are moved.
     #[command(flatten)]
     pub transfer: TransferFlags,
+}
+
+impl Args {
+    /// Everything that is a setting too.
+    pub fn flags(&self, flags: Flags) -> Flags {
+        Flags { registry: self.registry.clone(), transfer: self.transfer.clone(), ..flags }
+    }
+
+    /// The same, only planned.
+    pub fn planned(self) -> Args {
+        Args { foresight: self.foresight.planned(), ..self }
+    }
+
+    /// Whether nothing is moved.
+    pub fn is_dry(&self) -> bool {
+        self.foresight.is_dry()
+    }
 }
 
 /// The largest share of tags that may go, in percent.
@@ -75,7 +93,7 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     for told in &mirror.notes {
         note(&format!("note: {}:{}: {}", args.file.display(), told.line, escape(&told.text)));
     }
-    if args.dry_run {
+    if args.foresight.check()? {
         return foresee(&args, &mirror, context).await;
     }
     let digests = args.output.digests()?;
@@ -114,7 +132,7 @@ struct Ended {
 }
 
 async fn copy(args: &Args, mirror: &Mirror, context: &Context, events: Events) -> Result<Ended> {
-    let hosts = Hosts::new(mirror, &context.settings, &events);
+    let hosts = Hosts::new(mirror, &context.settings, &events)?;
     let transfer = context.transfer(events);
     let run = args.run(mirror, &hosts, &transfer);
     let mut images = run.choose().await?;
@@ -140,33 +158,25 @@ fn unplanned(images: &Images) -> impl Iterator<Item = Pulled> {
 
 async fn foresee(args: &Args, mirror: &Mirror, context: &Context) -> anyhow::Result<()> {
     let events = context.notices();
-    let hosts = Hosts::new(mirror, &context.settings, &events);
+    let hosts = Hosts::new(mirror, &context.settings, &events)?;
     let transfer = context.transfer(events);
     let run = args.run(mirror, &hosts, &transfer);
     let mut images = run.choose().await?;
-    let plan = transfer.plan(std::mem::take(&mut images.jobs)).await?;
+    let mut plan = transfer.plan(std::mem::take(&mut images.jobs)).await?;
     let mut removals = Vec::new();
     if args.delete {
         let planned = plan.images.iter().map(|image| image.target.to_string());
         let there: HashSet<String> = planned.chain(images.kept.iter().map(|(name, _)| name.to_string())).collect();
         removals = args.remover(&run, &images, there).foresee(&plan).await?;
     }
-    if let Some(format) = args.output.format() {
-        print(&foresight::images(&plan, &images.kept, format)?)?;
-    }
-    let told = tell_failures(&images, &plan, context);
+    plan.failed.splice(..0, std::mem::take(&mut images.failed));
+    let work = removals.iter().any(|removal| matches!(removal.fate, Fate::Goes | Fate::GoesByTag(_)));
+    let kept = std::mem::take(&mut images.kept);
+    let foresight = Foresight { plan, kept, direction: Direction::There, disk: None };
+    let work = if work { Work::Some } else { Work::None };
+    let told = foresight.conclude(context, &args.output, args.foresight, work);
     tell_removals(args, &removals, Tell::All, context)?;
     told
-}
-
-fn tell_failures(images: &Images, plan: &Plan, context: &Context) -> anyhow::Result<()> {
-    let failures: Vec<&Error> = images.failed.iter().chain(&plan.failed).map(|(_, error)| error.as_ref()).collect();
-    failures.iter().for_each(|error| exit::tell(error, &context.ground));
-    let total = failures.len() + plan.images.len() + images.kept.len();
-    match exit::of_several(failures, total) {
-        0 => Ok(()),
-        code => Err(Told(code).into()),
-    }
 }
 
 fn tell_removals(args: &Args, removals: &[Removal], tell: Tell, context: &Context) -> anyhow::Result<()> {
@@ -211,21 +221,22 @@ impl Args {
 
 /// Registries, each as the file says.
 struct Hosts {
-    settings: Settings,
+    /// Places on this machine that have blobs, too.
+    places: Arc<[Local]>,
     usual: Registry,
     own: BTreeMap<String, Registry>,
 }
 
 impl Hosts {
-    fn new(mirror: &Mirror, settings: &Settings, events: &Events) -> Hosts {
+    fn new(mirror: &Mirror, settings: &Settings, events: &Events) -> Result<Hosts> {
         let own = |(name, options): (&String, &RegistryOptions)| {
             (name.clone(), place::registry_of(settings, &side(options, settings), events.clone()))
         };
-        Hosts {
-            settings: settings.clone(),
+        Ok(Hosts {
+            places: locals(settings, None)?,
             usual: place::registry(settings, events.clone()),
             own: mirror.registries.iter().map(own).collect(),
-        }
+        })
     }
 
     fn of(&self, name: &Reference) -> &Registry {
@@ -248,7 +259,7 @@ fn side(options: &RegistryOptions, settings: &Settings) -> Side {
 #[async_trait]
 impl Places for Hosts {
     fn source(&self, repository: &Reference) -> Result<Arc<dyn Source>> {
-        with_local(Arc::new(self.of(repository).repository(repository)?), &self.settings)
+        Ok(with_local(Arc::new(self.of(repository).repository(repository)?), &self.places))
     }
 
     fn sink(&self, repository: &Reference) -> Arc<dyn Sink> {

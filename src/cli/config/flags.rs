@@ -75,9 +75,15 @@ pub struct TransferFlags {
     /// Connections a blob, at most; a host gets no more than 32 [default: 16]
     #[arg(long, value_name = "N", value_parser = values::count::<256>)]
     pub streams: Option<usize>,
-    /// OCI layout on this machine whose blobs need not travel (repeatable)
+    /// OCI layout, or content store of containerd, whose blobs need not travel (repeatable)
     #[arg(long, value_name = "DIR")]
     pub from: Vec<PathBuf>,
+    /// Take no blobs from engines and other stores of this machine
+    #[arg(long)]
+    pub no_local: bool,
+    /// Where the root of this machine's file system is, when this runs in a container [default: /]
+    #[arg(long, value_name = "DIR")]
+    pub host_root: Option<PathBuf>,
     /// How progress is shown [default: auto]
     #[arg(long, value_name = "MODE", value_enum)]
     pub progress: Option<Mode>,

@@ -2,6 +2,7 @@
 
 mod file;
 mod flags;
+mod sources;
 pub mod values;
 
 use std::ffi::OsString;
@@ -12,12 +13,14 @@ use std::time::Duration;
 
 use crate::cli::progress::Mode;
 use crate::error::{Error, Result};
+use crate::local::Surroundings;
 use crate::oci::Platform;
 use crate::registry::{Configured, Credential, Insecure, Mirror};
 use crate::transfer;
 
 pub use file::File;
 pub use flags::{Common, Flags, RegistryFlags, TransferFlags};
+use sources::Sources;
 
 /// How variables of the environment are looked up.
 pub type Environment<'a> = &'a dyn Fn(&str) -> Option<OsString>;
@@ -96,6 +99,8 @@ const STREAMS: Key = key("streams");
 const RETRIES: Key = key("retries");
 const STALL_TIMEOUT: Key = key("stall-timeout");
 const FROM: Key = key("from");
+const NO_LOCAL: Key = key("no-local");
+const HOST_ROOT: Key = key("host-root");
 const PROGRESS: Key = key("progress");
 const INSECURE: Key = key("insecure");
 const TLS_VERIFY: Key = key("tls-verify");
@@ -108,7 +113,7 @@ const SYSTEM_CONFIG: Key = key("system-config");
 const HOSTS_DIR: Key = key("hosts-dir");
 const LISTEN: Key = key("listen");
 
-const KEYS: [&Key; 18] = [
+const KEYS: [&Key; 20] = [
     &STORE,
     &PLATFORM,
     &JOBS,
@@ -116,6 +121,8 @@ const KEYS: [&Key; 18] = [
     &RETRIES,
     &STALL_TIMEOUT,
     &FROM,
+    &NO_LOCAL,
+    &HOST_ROOT,
     &PROGRESS,
     &INSECURE,
     &TLS_VERIFY,
@@ -150,8 +157,12 @@ pub struct Settings {
     pub retries: Setting<u32>,
     /// Patience with a connection on which nothing comes.
     pub stall_timeout: Setting<Duration>,
-    /// OCI layouts on this machine that blobs may come from.
+    /// Layouts and content stores on this machine that blobs may come from.
     pub from: Setting<Vec<PathBuf>>,
+    /// Whether blobs are looked for in these alone, and not where engines keep them.
+    pub no_local: Setting<bool>,
+    /// Where the root of the machine's file system is, for finding what engines keep.
+    pub host_root: Setting<PathBuf>,
     /// How progress is shown.
     pub progress: Setting<Mode>,
     /// Registries without TLS, or with certificates that nobody vouches for.
@@ -174,6 +185,10 @@ pub struct Settings {
     pub hosts_dir: Setting<Option<PathBuf>>,
     /// Where `serve` listens.
     pub listen: Setting<SocketAddr>,
+    /// The home of this user.
+    home: Option<PathBuf>,
+    /// Where programs keep data of this user.
+    data: Option<PathBuf>,
 }
 
 impl Settings {
@@ -194,6 +209,10 @@ impl Settings {
             retries: from.one(&RETRIES, registry.retries, values::retries)?.or(defaults.retries),
             stall_timeout: from.one(&STALL_TIMEOUT, registry.stall_timeout, values::duration)?.or(defaults.stall),
             from: from.many(&FROM, transfer.from, values::path)?.or(Vec::new()),
+            no_local: from.one(&NO_LOCAL, transfer.no_local.then_some(true), values::switch)?.or(false),
+            host_root: from.one(&HOST_ROOT, transfer.host_root, values::path)?.or("/".into()),
+            home: variable(environment, "HOME").map(PathBuf::from),
+            data: base(environment, "XDG_DATA_HOME", ".local/share"),
             progress: from.one(&PROGRESS, transfer.progress, values::progress)?.or(Mode::Auto),
             insecure: from.insecure(registry.insecure)?.or(Insecure::None),
             tls_verify: from.one(&TLS_VERIFY, registry.tls_verify, values::switch)?.or(true),
@@ -219,6 +238,17 @@ impl Settings {
         }
     }
 
+    /// Where blobs are looked for that this machine has already.
+    pub fn surroundings(&self) -> Surroundings {
+        let usual = self.data.iter().map(|data| data.join("layerpull"));
+        Surroundings {
+            root: self.host_root.value.clone(),
+            home: self.home.clone(),
+            data: self.data.clone(),
+            stores: [self.store.value.clone()].into_iter().chain(usual).collect(),
+        }
+    }
+
     /// Every setting as name, value and origin. Passwords are not shown.
     pub fn rows(&self) -> Vec<Row> {
         let creds = self.creds.value.as_ref().map_or_else(|| "none".into(), |creds| format!("{}:***", creds.pair().0));
@@ -230,6 +260,8 @@ impl Settings {
             row(&RETRIES, &self.retries, self.retries.value.to_string()),
             row(&STALL_TIMEOUT, &self.stall_timeout, values::show_duration(&self.stall_timeout.value)),
             row(&FROM, &self.from, joined(self.from.value.iter().map(|path| path.display().to_string()))),
+            row(&NO_LOCAL, &self.no_local, self.no_local.value.to_string()),
+            row(&HOST_ROOT, &self.host_root, self.host_root.value.display().to_string()),
             row(&PROGRESS, &self.progress, self.progress.value.to_string()),
             row(&INSECURE, &self.insecure, show_insecure(&self.insecure.value)),
             row(&TLS_VERIFY, &self.tls_verify, self.tls_verify.value.to_string()),
@@ -322,104 +354,6 @@ fn base(environment: Environment<'_>, name: &str, below_home: &str) -> Option<Pa
 /// A variable that is empty is not set.
 fn variable(environment: Environment<'_>, name: &str) -> Option<OsString> {
     environment(name).filter(|value| !value.is_empty())
-}
-
-/// Where settings are looked for behind the flags.
-struct Sources<'a> {
-    environment: Environment<'a>,
-    file: Option<File>,
-}
-
-/// The texts of a setting, before they are read.
-struct Raw {
-    texts: Vec<String>,
-    origin: Origin,
-}
-
-/// How a variable is split.
-enum Shape {
-    One,
-    /// At commas.
-    List,
-}
-
-/// A setting that somebody may have set.
-struct Found<T>(Option<Setting<T>>);
-
-impl<T> Found<T> {
-    fn or(self, value: T) -> Setting<T> {
-        self.0.unwrap_or(Setting { value, origin: Origin::Default })
-    }
-
-    fn or_try(self, value: impl FnOnce() -> Result<T>) -> Result<Setting<T>> {
-        match self.0 {
-            Some(setting) => Ok(setting),
-            None => Ok(Setting { value: value()?, origin: Origin::Default }),
-        }
-    }
-
-    fn optional(self) -> Setting<Option<T>> {
-        match self.0 {
-            Some(Setting { value, origin }) => Setting { value: Some(value), origin },
-            None => Setting { value: None, origin: Origin::Default },
-        }
-    }
-}
-
-impl Sources<'_> {
-    fn one<T>(&self, key: &Key, flag: Option<T>, read: fn(&str) -> Result<T, String>) -> Result<Found<T>> {
-        self.pick(key, flag, Shape::One, |texts| match texts {
-            [one] => read(one),
-            _ => Err("expected one value".into()),
-        })
-    }
-
-    fn many<T>(&self, key: &Key, flag: Vec<T>, read: fn(&str) -> Result<T, String>) -> Result<Found<Vec<T>>> {
-        let flag = (!flag.is_empty()).then_some(flag);
-        self.pick(key, flag, Shape::List, |texts| texts.iter().map(|text| read(text)).collect())
-    }
-
-    fn platforms(&self, flag: Vec<Platform>) -> Result<Found<Vec<Platform>>> {
-        self.many(&PLATFORM, flag, |text| text.parse().map_err(|e: crate::oci::InvalidPlatform| e.to_string()))
-    }
-
-    fn insecure(&self, flag: bool) -> Result<Found<Insecure>> {
-        self.pick(&INSECURE, flag.then_some(Insecure::All), Shape::List, values::insecure)
-    }
-
-    fn pick<T>(
-        &self,
-        key: &Key,
-        flag: Option<T>,
-        shape: Shape,
-        read: impl FnOnce(&[String]) -> Result<T, String>,
-    ) -> Result<Found<T>> {
-        if let Some(value) = flag {
-            return Ok(Found(Some(Setting { value, origin: Origin::Flag })));
-        }
-        let Some(Raw { texts, origin }) = self.raw(key, shape)? else { return Ok(Found(None)) };
-        match read(&texts) {
-            Ok(value) => Ok(Found(Some(Setting { value, origin }))),
-            Err(why) => Err(Error::Usage(format!("{origin}: `{}`: {why}", key.name))),
-        }
-    }
-
-    fn raw(&self, key: &Key, shape: Shape) -> Result<Option<Raw>> {
-        let names = [Some(key.variable()), key.foreign.map(str::to_owned)];
-        for name in names.into_iter().flatten() {
-            if let Some(value) = variable(self.environment, &name) {
-                let text = value.into_string().map_err(|_| Error::Usage(format!("{name}: the value is not UTF-8")))?;
-                let texts = match shape {
-                    Shape::One => vec![text],
-                    Shape::List => text.split(',').map(|part| part.trim().to_owned()).collect(),
-                };
-                return Ok(Some(Raw { texts, origin: Origin::Environment(name) }));
-            }
-        }
-        let Some(file) = &self.file else { return Ok(None) };
-        let entry = file.get(key.name);
-        Ok(entry.map(|(texts, line)| Raw { texts: texts.to_vec(), origin: Origin::File(file.path().into(), line) }))
-    }
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use super::lines::{intention, remark};
+use super::lines::{from_here, intention, remark};
 use super::terminal::{self, Lines};
 use super::{Check, Display, Flight, Snapshot, Surroundings};
 use crate::cli::output::{self, duration, pad, percent, rate, shorten, size, width};
@@ -108,7 +108,7 @@ fn total(snapshot: &Snapshot, look: Look) -> String {
         0 => String::new(),
         held => format!(", {} already here", size(held)),
     };
-    with_bar("total", &portions, &texts(&portions, snapshot, &held), look)
+    with_bar("total", &portions, &texts(&portions, snapshot, &(held + &from_here(snapshot))), look)
 }
 
 fn checking(check: &Check, snapshot: &Snapshot, look: Look) -> String {

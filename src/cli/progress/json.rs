@@ -63,6 +63,7 @@ fn done(snapshot: &Snapshot) -> Value {
         "moved": snapshot.network,
         "held": held,
         "local": snapshot.local,
+        "places": snapshot.places,
         "saved": held.saturating_add(snapshot.local),
         "causes": causes(&snapshot.lost),
         "elapsed_ms": snapshot.elapsed.as_millis() as u64,
@@ -99,6 +100,8 @@ fn object(event: &Event) -> Option<Value> {
             json!({"event": "planned", "blobs": blobs.iter().map(blob).collect::<Vec<_>>()})
         }
         Event::Started { blob, resumed } => json!({"event": "started", "blob": blob, "resumed": resumed}),
+        Event::Reused { blob, place } => json!({"event": "reused", "blob": blob, "place": place}),
+        Event::Discarded { blob, count } => json!({"event": "discarded", "blob": blob, "count": count}),
         Event::Lost { blob, count, cause } => {
             json!({"event": "lost", "blob": blob, "count": count, "cause": cause_name(*cause)})
         }
@@ -141,6 +144,7 @@ fn cause_name(cause: Cause) -> &'static str {
         Cause::MountRefused => "mount-refused",
         Cause::Overlap => "overlap",
         Cause::SessionLost => "session-lost",
+        Cause::LocalSpoiled => "local-spoiled",
     }
 }
 
@@ -173,7 +177,8 @@ mod tests {
         assert_eq!(lines[0]["blobs"][0]["held"], 4);
         assert_eq!(lines[3]["text"], "a\nb\u{9b}");
         let done = json!({
-            "event": "done", "moved": 6, "held": 4, "local": 0, "saved": 4, "causes": {"overlap": 2}, "elapsed_ms": 1000,
+            "event": "done", "moved": 6, "held": 4, "local": 0, "places": {}, "saved": 4, "causes": {"overlap": 2},
+            "elapsed_ms": 1000,
         });
         assert_eq!(lines[5], done);
         assert!(!text.contains('\u{9b}'));

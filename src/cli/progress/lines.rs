@@ -100,7 +100,7 @@ fn checking(check: &Check, snapshot: &Snapshot) -> String {
 
 fn progress(snapshot: &Snapshot) -> String {
     format!(
-        "{} of {} ({} %), {}, {}, {} of {} blobs done",
+        "{} of {} ({} %), {}, {}, {} of {} blobs done{}",
         size(snapshot.done),
         size(snapshot.size),
         percent(snapshot.done, snapshot.size),
@@ -108,7 +108,14 @@ fn progress(snapshot: &Snapshot) -> String {
         left(snapshot),
         snapshot.finished,
         snapshot.blobs,
+        from_here(snapshot),
     )
+}
+
+/// What came from elsewhere on this machine, by place.
+pub(super) fn from_here(snapshot: &Snapshot) -> String {
+    let part = |(place, count): (&String, &u64)| format!(", {} from {}", size(*count), escape(place));
+    snapshot.places.iter().map(part).collect()
 }
 
 /// What a person should know at once, as a line that is safe for a terminal.

@@ -38,6 +38,10 @@ pub struct Tally {
     resumed: u64,
     network: u64,
     local: u64,
+    /// Bytes from this machine, by place.
+    places: BTreeMap<String, u64>,
+    /// The places of blobs that are copied.
+    reused: BTreeMap<Digest, String>,
     lost: BTreeMap<Cause, u64>,
     check: Option<Check>,
     checked: u64,
@@ -85,6 +89,8 @@ pub struct Snapshot {
     pub network: u64,
     /// Bytes that came from elsewhere on this machine.
     pub local: u64,
+    /// Of these, how many from which place.
+    pub places: BTreeMap<String, u64>,
     /// Bytes that came in vain, by cause.
     pub lost: BTreeMap<Cause, u64>,
     /// Blobs that had to travel.
@@ -125,14 +131,13 @@ impl Tally {
                 blob.resumed = *resumed;
                 blob.done = *resumed;
             }),
-            Event::Bytes { blob, count, provenance } => {
-                match provenance {
-                    Provenance::Local => self.local += count,
-                    _ => self.network += count,
-                }
-                self.change(blob, |blob| blob.done = blob.done.saturating_add(*count));
-            }
-            Event::Lost { blob, count, cause } => self.lose(blob, *count, *cause),
+            Event::Bytes { blob, count, provenance } => self.came(blob, *count, *provenance),
+            Event::Lost { count, cause, .. } => self.lose(*count, *cause),
+            Event::Discarded { blob, count } => self.change(blob, |blob| {
+                blob.done = blob.done.saturating_sub(*count);
+                blob.resumed = blob.resumed.min(blob.done);
+            }),
+            Event::Reused { blob, place } => _ = self.reused.insert(blob.clone(), place.clone()),
             Event::Finished { blob, how } => self.finish(blob, how),
             Event::Checking { blobs, bytes } => {
                 self.check = Some(Check { blobs: *blobs, size: *bytes, ..Check::default() });
@@ -142,16 +147,27 @@ impl Tally {
         }
     }
 
-    fn lose(&mut self, digest: &Digest, count: u64, cause: Cause) {
+    fn lose(&mut self, count: u64, cause: Cause) {
         *self.lost.entry(cause).or_default() += count;
-        match cause {
-            // These came in vain, and were never counted as done.
-            Cause::RangeIgnored | Cause::Overlap => self.network += count,
-            _ => self.change(digest, |blob| {
-                blob.done = blob.done.saturating_sub(count);
-                blob.resumed = blob.resumed.min(blob.done);
-            }),
+        // These came in vain, and were never counted as bytes of a blob.
+        if matches!(cause, Cause::RangeIgnored | Cause::Overlap) {
+            self.network += count;
         }
+    }
+
+    fn came(&mut self, digest: &Digest, count: u64, provenance: Provenance) {
+        match (provenance, self.reused.get(digest)) {
+            (Provenance::Local, place) => {
+                self.local += count;
+                let place = place.map_or("this machine", String::as_str);
+                match self.places.get_mut(place) {
+                    Some(sum) => *sum += count,
+                    None => _ = self.places.insert(place.to_owned(), count),
+                }
+            }
+            _ => self.network += count,
+        }
+        self.change(digest, |blob| blob.done = blob.done.saturating_add(count));
     }
 
     fn check(&mut self, bytes: u64) {
@@ -205,6 +221,7 @@ impl Tally {
             resumed: self.resumed,
             network: self.network,
             local: self.local,
+            places: self.places.clone(),
             lost: self.lost.clone(),
             blobs: self.blobs.len(),
             finished: blobs.clone().filter(|blob| blob.stage == Stage::Finished).count(),
@@ -307,10 +324,22 @@ mod tests {
 
     #[test]
     fn lost_bytes_are_not_done_and_never_more_than_the_size_is() {
-        let lost = Event::Lost { blob: digest("a"), count: 60, cause: Cause::Spoiled };
+        let lost = Event::Discarded { blob: digest("a"), count: 60 };
         let plan = planned(&[("a", 100, Holding::Missing)]);
         let seen = snapshot(&[plan, started("a", 0), bytes("a", 100), lost, bytes("a", 70)]);
         assert_eq!((seen.done, seen.network), (100, 170));
+    }
+
+    #[test]
+    fn bytes_of_this_machine_are_told_by_their_place_and_are_no_traffic() {
+        let reused = Event::Reused { blob: digest("a"), place: "containerd".into() };
+        let local = Event::Bytes { blob: digest("a"), count: 60, provenance: Provenance::Local };
+        let cause = Event::Lost { blob: digest("a"), count: 40, cause: Cause::LocalSpoiled };
+        let plan = planned(&[("a", 100, Holding::Missing)]);
+        let seen = snapshot(&[plan, started("a", 0), reused, local, bytes("a", 40), cause]);
+        assert_eq!((seen.done, seen.network, seen.local), (100, 40, 60));
+        assert_eq!(seen.places, BTreeMap::from([("containerd".into(), 60)]));
+        assert_eq!(seen.lost, BTreeMap::from([(Cause::LocalSpoiled, 40)]));
     }
 
     #[test]

@@ -1,0 +1,148 @@
+//! Bytes by host, and how long they take.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crate::content::Provenance;
+use crate::state::State;
+use crate::transfer::{BlobPlan, Plan, Way};
+
+/// What a plan moves, by where it comes from and goes to.
+#[derive(Debug, Default)]
+pub struct Forecast {
+    /// Over a network.
+    pub hosts: Vec<Leg>,
+    /// From elsewhere on this machine, in bytes: the name and the folder of each place.
+    pub places: BTreeMap<(String, String), u64>,
+    /// How long it takes.
+    pub time: Time,
+}
+
+/// What moves between this machine and one host, in one direction.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Leg {
+    /// The host.
+    pub host: String,
+    /// Which way.
+    pub way: Heading,
+    /// How much, in bytes.
+    pub bytes: u64,
+    /// In how many blobs.
+    pub blobs: usize,
+    /// What former runs found, in bytes a second.
+    pub rate: Option<u64>,
+}
+
+/// Which way bytes go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Heading {
+    /// From the host.
+    Down,
+    /// To the host.
+    Up,
+}
+
+/// How long it takes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Time {
+    /// Nothing moves over a network.
+    #[default]
+    None,
+    /// At the limit that is in force, in bytes a second.
+    Limited(Duration, u64),
+    /// At the rate of former runs, in bytes a second, of the host that takes longest.
+    Remembered(Duration, u64),
+    /// There were no former runs with a host.
+    Unknown,
+}
+
+impl Forecast {
+    /// What `plan` moves, at the rates that `state` remembers and no faster than `limit`, in bytes a second.
+    pub fn of(plan: &Plan, state: &State, limit: Option<u64>) -> Forecast {
+        let mut legs: BTreeMap<(Heading, String), (u64, usize)> = BTreeMap::new();
+        let mut places: BTreeMap<(String, String), u64> = BTreeMap::new();
+        for blob in &plan.blobs {
+            for leg in headings(blob) {
+                let (bytes, blobs) = legs.entry(leg).or_default();
+                *bytes = bytes.saturating_add(blob.planned());
+                *blobs += 1;
+            }
+            if let Some(place) = place(blob) {
+                let bytes = places.entry(place).or_default();
+                *bytes = bytes.saturating_add(blob.missing());
+            }
+        }
+        let leg = |((way, host), (bytes, blobs)): ((Heading, String), (u64, usize))| {
+            let known = state.host(&host);
+            let rate = known.and_then(|known| if way == Heading::Down { known.down } else { known.up });
+            Leg { host, way, bytes, blobs, rate: rate.filter(|rate| *rate > 0) }
+        };
+        let hosts: Vec<Leg> = legs.into_iter().map(leg).collect();
+        let time = time(&hosts, limit);
+        Forecast { hosts, places, time }
+    }
+}
+
+/// The ways over a network that a blob goes.
+fn headings(blob: &BlobPlan) -> Vec<(Heading, String)> {
+    if blob.planned() == 0 {
+        return Vec::new();
+    }
+    let is_here = blob.origins.iter().any(|origin| origin.provenance() == Provenance::Local);
+    let from = blob.origins.first().filter(|_| !is_here).map(|origin| (Heading::Down, origin.host().to_owned()));
+    let to = blob.sink.repository().map(|to| (Heading::Up, to.registry));
+    from.into_iter().chain(to).collect()
+}
+
+/// The name and the folder of the place on this machine that a blob is copied from.
+fn place(blob: &BlobPlan) -> Option<(String, String)> {
+    let Way::Copy(origin) = blob.way() else { return None };
+    // The folder is what is above blobs/ALGORITHM/HEX.
+    let folder = origin.path().and_then(|path| Some(path.ancestors().nth(3)?.display().to_string()));
+    Some((origin.host().to_owned(), folder.unwrap_or_default()))
+}
+
+/// Hosts are used at the same time, and both directions: the slowest decides, but all of one direction share the limit.
+fn time(hosts: &[Leg], limit: Option<u64>) -> Time {
+    let takes =
+        |bytes: u64, rate: u64| Duration::try_from_secs_f64(bytes as f64 / rate.max(1) as f64).unwrap_or(Duration::MAX);
+    let total = |way| hosts.iter().filter(|leg| leg.way == way).map(|leg| leg.bytes).fold(0, u64::saturating_add);
+    let limited = limit.map(|limit| (takes(total(Heading::Down).max(total(Heading::Up)), limit), limit));
+    let known: Option<Vec<(Duration, u64)>> =
+        hosts.iter().map(|leg| leg.rate.map(|rate| (takes(leg.bytes, rate), rate))).collect();
+    let slowest = known.and_then(|known| known.into_iter().max());
+    match (hosts.is_empty(), limited, slowest) {
+        (true, ..) => Time::None,
+        (_, Some((time, limit)), slowest) if slowest.is_none_or(|(other, _)| time >= other) => {
+            Time::Limited(time, limit)
+        }
+        (_, _, Some((time, rate))) => Time::Remembered(time, rate),
+        (_, _, None) => Time::Unknown,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn leg(way: Heading, bytes: u64, rate: Option<u64>) -> Leg {
+        Leg { host: "h".into(), way, bytes, blobs: 1, rate }
+    }
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn the_slowest_host_decides_and_one_of_which_nothing_is_known_leaves_the_time_open() {
+        let (fast, slow) = (leg(Heading::Down, 100, Some(50)), leg(Heading::Up, 100, Some(10)));
+        assert_eq!(time(&[fast.clone(), slow], None), Time::Remembered(10 * SECOND, 10));
+        assert_eq!(time(&[fast, leg(Heading::Up, 1, None)], None), Time::Unknown);
+        assert_eq!(time(&[], Some(5)), Time::None);
+    }
+
+    #[test]
+    fn a_limit_holds_for_all_hosts_of_a_direction_together() {
+        let hosts = [leg(Heading::Down, 60, Some(60)), leg(Heading::Down, 40, None)];
+        assert_eq!(time(&hosts, Some(10)), Time::Limited(10 * SECOND, 10));
+        assert_eq!(time(&hosts[..1], Some(1000)), Time::Remembered(SECOND, 60));
+    }
+}
