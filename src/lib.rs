@@ -11,6 +11,7 @@
 //! - [`local`]: other image layouts on this machine, as origins of blobs.
 //! - [`sync`]: files that name many images to mirror, what they select, and what `--delete` may remove.
 //! - [`state`]: hints between runs: open uploads, repositories that hold a blob.
+//! - [`limit`]: bandwidth and bytes that a run may use.
 //! - [`serve`]: the store as a registry over HTTP.
 //! - [`event`] and [`error`]: what happened, and what can go wrong.
 //! - [`cli`]: the commands.
@@ -20,6 +21,7 @@ pub mod cli;
 pub mod content;
 pub mod error;
 pub mod event;
+pub mod limit;
 pub mod local;
 pub mod oci;
 pub mod registry;

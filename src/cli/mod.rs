@@ -45,6 +45,7 @@ use args::{Arranged, Cli, Command};
 use commands::*;
 use config::Settings;
 use exit::Ground;
+use output::{escape, note};
 use signals::Signals;
 
 /// Workers of the runtime, at most: hashing and the disk have threads of their own.
@@ -117,7 +118,11 @@ fn usage(error: &clap::Error) -> ExitCode {
 }
 
 fn start(cli: Cli, guess: Option<String>) -> anyhow::Result<u8> {
-    let settings = Settings::gather(cli.flags(), &|name| std::env::var_os(name))?;
+    let mut settings = Settings::gather(cli.flags(), &|name| std::env::var_os(name))?;
+    if let Err(error) = settings.limit() {
+        let file = settings.limit_file.value.display().to_string();
+        note(&format!("warning: the limit holds for this process alone: {}: {error}", escape(&file)));
+    }
     let cancel = CancellationToken::new();
     let store = std::path::absolute(&settings.store.value).ok();
     let ground = Ground { store, left: cli.command.leaves() };

@@ -203,6 +203,7 @@ fn options(settings: &Settings) -> registry::Options {
         mirrors: settings.mirror.value.clone(),
         system_config: settings.system_config.value,
         hosts_dir: settings.hosts_dir.value.clone(),
+        limiter: settings.limiter.clone(),
         ..registry::Options::default()
     }
 }

@@ -14,6 +14,8 @@ use super::proxy::is_loopback;
 use super::tls::{self, Trust};
 use super::{Options, Verify};
 use crate::error::{Error, Fault, Result};
+use crate::limit::Metered;
+use crate::limit::socket::observe;
 
 /// How long a host may think before it answers the beginning of a TLS handshake.
 const PROBE_TIME: Duration = Duration::from_secs(10);
@@ -73,7 +75,7 @@ impl Host {
         let speaks_tls = match self.plain {
             Plain::Never => true,
             Plain::Fallback if http.is_proxied(&secure) => self.answers_tls(http, &secure).await?,
-            Plain::Fallback => tokio::time::timeout(PROBE_TIME, self.greets_tls(&secure))
+            Plain::Fallback => tokio::time::timeout(PROBE_TIME, self.greets_tls(http, &secure))
                 .await
                 .unwrap_or(Err(self.fault(Fault::Stalled(PROBE_TIME))))?,
         };
@@ -95,13 +97,13 @@ impl Host {
     ///
     /// This costs a connection but no request. Our side of it is closed at once, so that a server that waits for the
     /// rest of what it takes for a request line gives up too.
-    async fn greets_tls(&self, url: &Url) -> Result<bool> {
+    async fn greets_tls(&self, http: &Http, url: &Url) -> Result<bool> {
         let hello = client_hello(name_of(&self.approach.authority)).map_err(|e| self.fault(Fault::Tls(e)))?;
         // `https://host/` without a port means 443, but plain HTTP would be at 80.
         let port = url.port_or_known_default().unwrap_or(443);
         let connected = TcpStream::connect((name_of(&self.approach.authority), port)).await;
         let mut stream = match connected {
-            Ok(stream) => stream,
+            Ok(stream) => Metered::new(stream, |tcp| observe(tcp), http.limiter().clone(), None),
             Err(_) if url.port().is_none() => return Ok(false),
             Err(e) => return Err(self.fault(Fault::Connect(e.to_string()))),
         };

@@ -6,20 +6,22 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use reqwest::header::{ACCEPT_ENCODING, CONTENT_ENCODING, HeaderMap, HeaderValue};
-use reqwest::{Client, Method, Url};
+use reqwest::{Method, Response, Url};
 
 use super::answer::{Answer, Notices};
 use super::hosts::Manner;
 use super::proxy::{Proxies, is_loopback};
 use super::secret::Told;
 use super::tls::{self, Trust, certs_folder};
+use super::wire::{Wire, Wiring};
 use super::{Insecure, Options, Verify};
 use crate::error::{Error, Fault, Result};
 use crate::event::Events;
+use crate::limit::{Direction, Limiter};
 
 /// How many idle connections to a host are kept, and for how long: as many as a transfer may use at once.
-const IDLE_CONNECTIONS: usize = 64;
-const IDLE_TIME: Duration = Duration::from_secs(60);
+pub(super) const IDLE_CONNECTIONS: usize = 64;
+pub(super) const IDLE_TIME: Duration = Duration::from_secs(60);
 
 /// One request.
 #[derive(Clone)]
@@ -50,18 +52,38 @@ pub(super) struct Http {
     options: Arc<Options>,
     proxies: Arc<Proxies>,
     notices: Arc<Notices>,
-    clients: Mutex<HashMap<Connecting, Client>>,
+    clients: Mutex<HashMap<Kind, Client>>,
     /// What the configuration says of hosts, as `host` or `host:port`.
     manners: Mutex<HashMap<String, Manner>>,
 }
 
-/// What connections that are made alike have in common.
+/// What connections have in common that serve the same requests. Buffers are chosen when a connection is made.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-struct Connecting {
+struct Kind {
     trust: Trust,
     watch: Watch,
     /// How long connecting may take.
     timeout: Duration,
+    buffers: [Option<usize>; 2],
+}
+
+/// Kept connections of one kind.
+#[derive(Clone)]
+enum Client {
+    /// Without a limit.
+    Free(reqwest::Client),
+    /// Every byte counts.
+    Metered(Wire),
+}
+
+impl Client {
+    /// Sends a request; its failure as `fault` names it.
+    async fn execute(&self, request: reqwest::Request, fault: impl Fn(Failed<'_>) -> Error) -> Result<Response> {
+        match self {
+            Client::Free(client) => client.execute(request).await.map_err(|error| fault(Failed::of_reqwest(&error))),
+            Client::Metered(wire) => wire.send(request).await.map_err(|error| fault(Failed::of_hyper(&error))),
+        }
+    }
 }
 
 impl Http {
@@ -113,14 +135,15 @@ impl Http {
         watch: Watch,
     ) -> Result<Answer> {
         let place = place(&request.url);
-        let client = self.client(self.connecting(&request.url, watch)).await?;
+        let client = self.client(self.kind(&request.url, watch)).await?;
         request.headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         let mut outgoing = reqwest::Request::new(request.method.clone(), request.url.clone());
         *outgoing.headers_mut() = request.headers;
         *outgoing.body_mut() = body;
         tracing::trace!(method = %request.method, host = %place, path = request.url.path(), "request");
         let stall = self.options.stall;
-        let response = client.execute(outgoing).await.map_err(|e| fault(&place, &request.what, e, stall))?;
+        let named = |failed: Failed<'_>| failed.named(&place, &request.what, stall);
+        let response = client.execute(outgoing, named).await?;
         tracing::trace!(status = response.status().as_u16(), host = %place, path = request.url.path(), "answer");
         self.notices.read(&place, response.headers(), &told);
         // The body of a failure only decorates a message.
@@ -132,9 +155,14 @@ impl Http {
         Ok(Answer { response, url: request.url, place, what: request.what, stall, told })
     }
 
-    /// How long nothing may come.
-    pub(super) fn stall(&self) -> Duration {
-        self.options.stall
+    /// How long nothing may seem to come to those who cannot tell a silent server from a limit.
+    pub(super) fn patience(&self) -> Duration {
+        self.options.limiter.patience(self.options.stall)
+    }
+
+    /// What connections may use.
+    pub(super) fn limiter(&self) -> &Limiter {
+        &self.options.limiter
     }
 
     /// What answers said beside their content.
@@ -147,11 +175,12 @@ impl Http {
         self.proxies.for_url(url).is_some()
     }
 
-    fn connecting(&self, url: &Url, watch: Watch) -> Connecting {
+    fn kind(&self, url: &Url, watch: Watch) -> Kind {
         // What cannot even connect shall say so, not that nothing was received.
         let usual = self.options.connect_timeout.min(self.options.stall / 2);
         let timeout = self.manner(&authority(url)).dial_timeout.map_or(usual, |own| own.min(usual));
-        Connecting { trust: self.trust(url), watch, timeout }
+        let buffers = [Direction::Down, Direction::Up].map(|direction| self.options.limiter.buffer(direction));
+        Kind { trust: self.trust(url), watch, timeout, buffers }
     }
 
     /// Whom a connection to the host of `url` trusts.
@@ -182,30 +211,40 @@ impl Http {
     }
 
     /// The connections for one kind of trust. Certificates are first read when they are first needed.
-    async fn client(&self, key: Connecting) -> Result<Client> {
-        if let Some(client) = self.clients().get(&key) {
+    async fn client(&self, kind: Kind) -> Result<Client> {
+        if let Some(client) = self.clients().get(&kind) {
             return Ok(client.clone());
         }
-        let built = match &key.trust {
-            Trust::Nothing => self.build(tls::client_config(&key.trust)?, &key)?,
+        let built = match &kind.trust {
+            Trust::Nothing => self.build(tls::client_config(&kind.trust)?, &kind)?,
             trust => {
                 let wanted = trust.clone();
                 let loaded = tokio::task::spawn_blocking(move || tls::client_config(&wanted)).await;
-                self.build(loaded.map_err(|e| Error::Usage(format!("cannot read certificates: {e}")))??, &key)?
+                self.build(loaded.map_err(|e| Error::Usage(format!("cannot read certificates: {e}")))??, &kind)?
             }
         };
-        Ok(self.clients().entry(key).or_insert(built).clone())
+        Ok(self.clients().entry(kind).or_insert(built).clone())
     }
 
-    fn clients(&self) -> std::sync::MutexGuard<'_, HashMap<Connecting, Client>> {
+    fn clients(&self) -> std::sync::MutexGuard<'_, HashMap<Kind, Client>> {
         self.clients.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn build(&self, tls: rustls::ClientConfig, key: &Connecting) -> Result<Client> {
+    fn build(&self, tls: rustls::ClientConfig, kind: &Kind) -> Result<Client> {
+        let options = &self.options;
+        let stall = (kind.watch == Watch::Connection).then_some(options.stall);
+        let connect_timeout = kind.timeout;
+        let user_agent = HeaderValue::from_str(&options.user_agent)
+            .map_err(|_| Error::Usage(format!("{:?} is no name of a program", options.user_agent)))?;
+        if options.limiter.is_set() {
+            let (proxies, limiter) = (self.proxies.clone(), options.limiter.clone());
+            let wiring = Wiring { tls, proxies, limiter, connect_timeout, stall, user_agent };
+            return Ok(Client::Metered(Wire::new(wiring)));
+        }
         let proxies = self.proxies.clone();
-        let builder = match key.watch {
-            Watch::Connection => Client::builder().read_timeout(self.options.stall),
-            Watch::Caller => Client::builder(),
+        let builder = match stall {
+            Some(stall) => reqwest::Client::builder().read_timeout(stall),
+            None => reqwest::Client::builder(),
         };
         builder
             .tls_backend_preconfigured(tls)
@@ -215,12 +254,18 @@ impl Http {
             .referer(false)
             .http1_only()
             .tcp_nodelay(true)
-            .user_agent(&self.options.user_agent)
-            .connect_timeout(key.timeout)
+            .user_agent(user_agent)
+            .connect_timeout(connect_timeout)
             .pool_max_idle_per_host(IDLE_CONNECTIONS)
             .pool_idle_timeout(IDLE_TIME)
             .build()
-            .map_err(|e| Error::Usage(format!("cannot make connections with these settings: {}", causes(&e))))
+            .map(Client::Free)
+            .map_err(|e| {
+                Error::Usage(format!(
+                    "cannot make connections with these settings: {}",
+                    causes(std::error::Error::source(&e))
+                ))
+            })
     }
 }
 
@@ -252,26 +297,50 @@ fn foreign_encoding(headers: &HeaderMap) -> Option<String> {
     (!text.is_empty() && text != "identity").then_some(text)
 }
 
-/// Turns what reqwest says into a network error. The address is left out: it may hold a signature. `stall` is how long
-/// nothing may come.
-pub(super) fn fault(place: &str, what: &str, error: reqwest::Error, stall: Duration) -> Error {
-    let text = causes(&error);
-    let fault = if error.is_timeout() && !error.is_connect() {
-        Fault::Stalled(stall)
-    } else if is_tls(&error) {
-        Fault::Tls(text)
-    } else if error.is_connect() {
-        Fault::Connect(text)
-    } else {
-        Fault::Broken(text)
-    };
-    Error::network(place, what, fault)
+/// What a client says of a request that failed. Its own words are left out where they name the address, which may hold a
+/// signature.
+struct Failed<'a> {
+    cause: Option<&'a (dyn std::error::Error + 'static)>,
+    connecting: bool,
+    in_silence: bool,
 }
 
-/// The causes below reqwest's own words, which name the address.
-fn causes(error: &reqwest::Error) -> String {
+impl<'a> Failed<'a> {
+    fn of_reqwest(error: &'a reqwest::Error) -> Failed<'a> {
+        Failed {
+            cause: std::error::Error::source(error),
+            connecting: error.is_connect(),
+            in_silence: error.is_timeout(),
+        }
+    }
+
+    fn of_hyper(error: &'a hyper_util::client::legacy::Error) -> Failed<'a> {
+        Failed { cause: Some(error), connecting: error.is_connect(), in_silence: timed_out(error) }
+    }
+
+    /// As a network error. `stall` is how long nothing may come.
+    fn named(&self, place: &str, what: &str, stall: Duration) -> Error {
+        let text = causes(self.cause);
+        let fault = match self.connecting {
+            false if self.in_silence => Fault::Stalled(stall),
+            false => Fault::Broken(text),
+            // Later a broken record is a broken connection.
+            true if self.cause.is_some_and(comes_from_tls) => Fault::Tls(text),
+            true => Fault::Connect(text),
+        };
+        Error::network(place, what, fault)
+    }
+}
+
+/// Turns what reqwest says of a body into a network error. `stall` is how long nothing may come.
+pub(super) fn fault(place: &str, what: &str, error: reqwest::Error, stall: Duration) -> Error {
+    Failed::of_reqwest(&error).named(place, what, stall)
+}
+
+/// An error and the causes below it, each once.
+fn causes(first: Option<&(dyn std::error::Error + 'static)>) -> String {
     let mut texts: Vec<String> = Vec::new();
-    let mut next = std::error::Error::source(error);
+    let mut next = first;
     while let Some(cause) = next {
         let text = cause.to_string();
         if !texts.iter().any(|known| known.contains(&text)) {
@@ -282,9 +351,10 @@ fn causes(error: &reqwest::Error) -> String {
     if texts.is_empty() { "the request could not be sent".into() } else { texts.join(": ") }
 }
 
-/// Only what happens while connecting: later a broken record is a broken connection.
-fn is_tls(error: &reqwest::Error) -> bool {
-    error.is_connect() && comes_from_tls(error)
+/// Whether nothing came for too long.
+fn timed_out(error: &(dyn std::error::Error + 'static)) -> bool {
+    let is_late = |error: &std::io::Error| error.kind() == std::io::ErrorKind::TimedOut;
+    error.downcast_ref().is_some_and(is_late) || error.source().is_some_and(timed_out)
 }
 
 /// An `io::Error` hides the error that it wraps from `source`.

@@ -6,7 +6,8 @@
 //!   `delete`: manifests.
 //! - `hosts`: which hosts may be asked for an image; `reader`: one of them, and when it is left for the next.
 //! - `session`: requests to one host, with what it demands and where it redirects to; `host`: its address and scheme.
-//! - `http`: one request, one answer; `answer`: what an answer means; `tls`, `proxy`: how connections are made.
+//! - `http`: one request, one answer; `wire`: the same under a limit; `answer`: what an answer means; `tls`, `proxy`: how
+//!   connections are made.
 //! - `auth`: challenges and tokens; `credentials`: where passwords are kept.
 //! - `policy`: the trust policy of this machine.
 //!
@@ -33,6 +34,7 @@ mod session;
 mod sink;
 mod tls;
 mod upload;
+mod wire;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -58,6 +60,7 @@ use session::{Ask, Session};
 
 use crate::error::Result;
 use crate::event::Events;
+use crate::limit::Limiter;
 use crate::oci::Reference;
 use crate::state::State;
 
@@ -87,6 +90,8 @@ pub struct Options {
     pub chunk: u64,
     /// `User-Agent`.
     pub user_agent: String,
+    /// What connections may use. It is kept where bytes enter and leave the system.
+    pub limiter: Limiter,
     /// Variables and the places of configuration files.
     pub environment: Environment,
     /// Mirrors, asked before those that the system's configuration names.
@@ -110,6 +115,7 @@ impl Default for Options {
             stall: Duration::from_secs(20),
             chunk: CHUNK,
             user_agent: concat!("layerpull/", env!("CARGO_PKG_VERSION")).into(),
+            limiter: Limiter::none(),
             environment: Environment::of_process(),
             mirrors: Vec::new(),
             system_config: true,

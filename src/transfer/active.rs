@@ -14,6 +14,7 @@ use super::{BlobPlan, Way};
 use crate::content::{Ingest, Origin, Provenance};
 use crate::error::Result;
 use crate::event::Cause;
+use crate::limit::Budget;
 use crate::oci::{Descriptor, Digest};
 
 /// A blob that connections write and a hasher follows.
@@ -47,9 +48,15 @@ pub(super) struct Traffic {
     /// Of those from this machine, which place had them.
     places: Mutex<BTreeMap<String, u64>>,
     lost: Mutex<BTreeMap<Cause, u64>>,
+    budget: Budget,
 }
 
 impl Traffic {
+    /// Counts what uses up `budget`.
+    pub(super) fn new(budget: Budget) -> Traffic {
+        Traffic { budget, ..Traffic::default() }
+    }
+
     /// Counts bytes that came from there.
     pub(super) fn count(&self, origin: &dyn Origin, bytes: u64) {
         match origin.provenance() {
@@ -64,6 +71,7 @@ impl Traffic {
     /// Counts bytes that came from there, and went on over a network.
     pub(super) fn count_sent(&self, origin: &dyn Origin, bytes: u64) {
         self.moved.fetch_add(bytes, Ordering::Relaxed);
+        self.budget.spend(bytes);
         if origin.provenance() != Provenance::Local {
             add(&self.hosts, origin.host(), bytes);
         }

@@ -18,6 +18,7 @@ use super::run::Run;
 use crate::content::Provenance;
 use crate::error::{Error, Fault};
 use crate::event::Event;
+use crate::limit::Direction;
 
 /// Failures in a row, each with a pause behind it, after which a mirror is left.
 const MAX_FAILURES: u32 = 2;
@@ -170,6 +171,9 @@ impl Run<'_> {
 
     /// The registry joins where mirrors bring next to nothing; what they were asked for is claimed anew.
     fn call_for_help(&mut self, flows: &[Flow], now: Instant) {
+        // Where the user allows no more, it is not the mirrors that are slow.
+        let allowed = self.transfer.settings.limiter.rate(Direction::Down);
+        let least = allowed.map_or(NEXT_TO_NOTHING, |rate| NEXT_TO_NOTHING.min(rate.bytes() as f64 * CRAWLER));
         let blobs: BTreeSet<usize> = flows.iter().map(|flow| flow.blob).collect();
         for i in blobs {
             if !self.blobs[i].may_be_helped() {
@@ -181,7 +185,7 @@ impl Run<'_> {
                 flowing => flowing >= COMPARE_AFTER,
             };
             let all: f64 = of_blob().map(|flow| flow.rate).sum();
-            if all < NEXT_TO_NOTHING && of_blob().all(is_slow) {
+            if all < least && of_blob().all(is_slow) {
                 tracing::debug!(blob = %self.blobs[i].plan.descriptor.digest, rate = all, "the registry helps its mirrors");
                 self.blobs[i].is_helped = true;
                 of_blob().for_each(|flow| flow.gauge.cut.cancel());
@@ -193,7 +197,7 @@ impl Run<'_> {
     fn compare(&mut self, flow: &Flow, flows: &[Flow]) {
         let others = self.blobs[flow.blob].rivals(flow.origin);
         let best = others.map(|host| self.speed(host, flows)).fold(0.0, f64::max);
-        if flow.rate >= CRAWLER * best || self.report.left.contains_key(&flow.host) {
+        if flow.rate >= CRAWLER * best || best < NEXT_TO_NOTHING || self.report.left.contains_key(&flow.host) {
             return;
         }
         match self.blobs[flow.blob].provenance(flow.origin) {

@@ -42,6 +42,7 @@ use tokio_util::sync::CancellationToken;
 use crate::content::{Holding, Origin, Provenance, Root, Sink, Source};
 use crate::error::Error;
 use crate::event::{Cause, Events};
+use crate::limit::{Budget, Limiter};
 use crate::oci::{Descriptor, Digest, Platform, RawManifest, Reference};
 use crate::state::State;
 
@@ -71,6 +72,10 @@ pub struct Settings {
     pub stall: Duration,
     /// Longest wait that a server may ask for before the transfer fails at once.
     pub max_retry_after: Duration,
+    /// What connections may use: a low limit means few of them.
+    pub limiter: Limiter,
+    /// How many bytes may move.
+    pub budget: Budget,
 }
 
 impl Default for Settings {
@@ -81,6 +86,8 @@ impl Default for Settings {
             retries: 5,
             stall: Duration::from_secs(20),
             max_retry_after: Duration::from_secs(60),
+            limiter: Limiter::none(),
+            budget: Budget::default(),
         }
     }
 }

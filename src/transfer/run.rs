@@ -19,6 +19,7 @@ use super::{Plan, Report, Transfer};
 use crate::content::{Begun, Holding};
 use crate::error::{Error, Result};
 use crate::event::Event;
+use crate::limit::Direction;
 
 /// How often rates are looked at and pauses end.
 const TICK: Duration = Duration::from_millis(50);
@@ -45,8 +46,12 @@ impl Transfer {
     /// Executes `plan`. Every image ends on its own: one that fails does not stop the others.
     ///
     /// # Errors
-    /// [`Error::Interrupted`] when cancelled; what is needed to go on is saved then.
+    /// [`Error::Interrupted`] when cancelled, [`Error::Limit`] when the budget does not suffice; what is needed to go on
+    /// is saved then.
     pub async fn run(&self, plan: Plan) -> Result<Report> {
+        if let Some(why) = self.settings.budget.refusal(plan.totals().planned) {
+            return Err(Error::Limit(why));
+        }
         let began = Instant::now();
         let mut run = Run::new(self, plan);
         let interrupted = run.go().await;
@@ -74,6 +79,8 @@ pub(super) struct Run<'a> {
     pub(super) traffic: Arc<Traffic>,
     pub(super) rates: Rates,
     pub(super) report: Report,
+    /// What the system may have in the buffer of a connection, as the limit wants it.
+    buffer: Option<usize>,
 }
 
 impl<'a> Run<'a> {
@@ -93,8 +100,9 @@ impl<'a> Run<'a> {
             pace: Pace::new(transfer.settings.streams),
             tasks: JoinSet::new(),
             open: HashMap::new(),
-            traffic: Arc::default(),
+            traffic: Arc::new(Traffic::new(transfer.settings.budget.clone())),
             rates: Rates::default(),
+            buffer: transfer.settings.limiter.buffer(Direction::Down),
             report,
         }
     }
@@ -103,6 +111,7 @@ impl<'a> Run<'a> {
         let mut ticker = tokio::time::interval(TICK);
         ticker.set_missed_tick_behavior(MissedTickBehavior::Delay);
         self.finish_images();
+        let budget = self.transfer.settings.budget.clone();
         loop {
             self.begin_blobs();
             self.connect();
@@ -112,6 +121,7 @@ impl<'a> Run<'a> {
             tokio::select! {
                 biased;
                 () = self.transfer.cancel.cancelled() => return Err(Error::Interrupted),
+                why = budget.spent() => return Err(Error::Limit(why)),
                 Some(done) = self.tasks.join_next() => self.take(done),
                 _ = ticker.tick() => self.tick(),
             }
@@ -144,9 +154,23 @@ impl<'a> Run<'a> {
     /// Gives every free connection something to do.
     fn connect(&mut self) {
         let now = Instant::now();
-        while let Some((i, origin)) = self.next_fetch(now) {
+        while self.may_connect()
+            && let Some((i, origin)) = self.next_fetch(now)
+        {
             self.fetch(i, origin, now);
         }
+    }
+
+    /// Whether one more connection is of use under the limit.
+    fn may_connect(&self) -> bool {
+        let limiter = &self.transfer.settings.limiter;
+        if !limiter.is_set() {
+            return true;
+        }
+        let sends = self.under_way.iter().any(|&i| matches!(self.blobs[i].stage, Stage::Streaming(_)));
+        let up = if sends { limiter.connections(Direction::Up) } else { usize::MAX };
+        let connections: usize = self.under_way.iter().map(|&i| self.blobs[i].connections).sum();
+        connections < limiter.connections(Direction::Down).min(up)
     }
 
     pub(super) fn saved(&self, result: Result<()>) {
@@ -169,6 +193,15 @@ impl<'a> Run<'a> {
             self.connections_changed(host, allowed);
         }
         self.watch_hosts(now);
+        let limiter = &self.transfer.settings.limiter;
+        let buffer = limiter.buffer(Direction::Down);
+        if std::mem::replace(&mut self.buffer, buffer) != buffer {
+            // The buffers of these connections are for another limit: too large, or too small.
+            self.open.values().for_each(|(_, gauge)| gauge.cut.cancel());
+        }
+        if limiter.rate(Direction::Down).is_some() {
+            return;
+        }
         for ((blob, _), (origin, gauge)) in &self.open {
             let host = self.blobs[*blob].host(*origin);
             if gauge.flowing(now) >= COMPARE_AFTER && gauge.rate(now) < CRAWLER * self.pace.typical(host) {

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::values;
 use crate::cli::progress::Mode;
+use crate::limit::{Timetable, rate};
 use crate::oci::Platform;
 use crate::registry::{Credential, Mirror};
 
@@ -87,6 +88,22 @@ pub struct TransferFlags {
     /// How progress is shown [default: auto]
     #[arg(long, value_name = "MODE", value_enum)]
     pub progress: Option<Mode>,
+    /// Bytes a second that all connections together may use, such as 10M, 80Mbit, down:10M,up:2M, or by the time of day
+    /// "08:00,2M 18:00,off" [default: off]
+    #[arg(long, visible_alias = "limit-rate", value_name = "RATE", value_parser = Timetable::parse)]
+    pub bwlimit: Option<Timetable>,
+    /// File that processes share which share one limit [default: one in the store]
+    #[arg(long, value_name = "FILE")]
+    pub limit_file: Option<PathBuf>,
+    /// Step back for other traffic: take less while packets wait on the way
+    #[arg(long)]
+    pub background: bool,
+    /// Stop when so many bytes of blobs have moved, such as 5G; the next run goes on
+    #[arg(long, value_name = "SIZE", value_parser = rate::amount)]
+    pub max_transfer: Option<u64>,
+    /// Refuse to begin when more bytes of blobs than this would have to move, and stop when more move after all
+    #[arg(long, value_name = "SIZE", value_parser = rate::amount)]
+    pub max_bytes: Option<u64>,
 }
 
 /// Everything on the command line that is a setting.

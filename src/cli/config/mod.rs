@@ -2,6 +2,7 @@
 
 mod file;
 mod flags;
+mod limit;
 mod sources;
 pub mod values;
 
@@ -13,6 +14,7 @@ use std::time::Duration;
 
 use crate::cli::progress::Mode;
 use crate::error::{Error, Result};
+use crate::limit::{Budget, Limiter, Rates, Timetable, rate};
 use crate::local::Surroundings;
 use crate::oci::Platform;
 use crate::registry::{Configured, Credential, Insecure, Mirror};
@@ -102,6 +104,11 @@ const FROM: Key = key("from");
 const NO_LOCAL: Key = key("no-local");
 const HOST_ROOT: Key = key("host-root");
 const PROGRESS: Key = key("progress");
+const BWLIMIT: Key = key("bwlimit");
+const LIMIT_FILE: Key = key("limit-file");
+const BACKGROUND: Key = key("background");
+const MAX_TRANSFER: Key = key("max-transfer");
+const MAX_BYTES: Key = key("max-bytes");
 const INSECURE: Key = key("insecure");
 const TLS_VERIFY: Key = key("tls-verify");
 const CA_FILE: Key = key("ca-file");
@@ -113,7 +120,7 @@ const SYSTEM_CONFIG: Key = key("system-config");
 const HOSTS_DIR: Key = key("hosts-dir");
 const LISTEN: Key = key("listen");
 
-const KEYS: [&Key; 20] = [
+const KEYS: [&Key; 25] = [
     &STORE,
     &PLATFORM,
     &JOBS,
@@ -124,6 +131,11 @@ const KEYS: [&Key; 20] = [
     &NO_LOCAL,
     &HOST_ROOT,
     &PROGRESS,
+    &BWLIMIT,
+    &LIMIT_FILE,
+    &BACKGROUND,
+    &MAX_TRANSFER,
+    &MAX_BYTES,
     &INSECURE,
     &TLS_VERIFY,
     &CA_FILE,
@@ -165,6 +177,20 @@ pub struct Settings {
     pub host_root: Setting<PathBuf>,
     /// How progress is shown.
     pub progress: Setting<Mode>,
+    /// Bytes a second that all connections may use.
+    pub bwlimit: Setting<Timetable>,
+    /// The file through which processes share one limit.
+    pub limit_file: Setting<PathBuf>,
+    /// Whether other traffic goes first.
+    pub background: Setting<bool>,
+    /// Bytes of blobs after which a run stops.
+    pub max_transfer: Setting<Option<u64>>,
+    /// Bytes of blobs that a plan may want moved.
+    pub max_bytes: Setting<Option<u64>>,
+    /// What `bwlimit` comes to: nothing before [`Settings::limit`].
+    pub limiter: Limiter,
+    /// What `max-transfer` and `max-bytes` come to, counted over the whole run.
+    pub budget: Budget,
     /// Registries without TLS, or with certificates that nobody vouches for.
     pub insecure: Setting<Insecure>,
     /// Whether certificates are verified.
@@ -201,8 +227,18 @@ impl Settings {
         let from = Sources { environment, file };
         let Flags { common, registry, transfer, platform, listen } = flags;
         let defaults = transfer::Settings::default();
+        let store = from.one(&STORE, common.store, values::path)?.or_try(|| default_store(environment))?;
+        let max_transfer = from.one(&MAX_TRANSFER, transfer.max_transfer, rate::amount)?.optional();
+        let max_bytes = from.one(&MAX_BYTES, transfer.max_bytes, rate::amount)?.optional();
         Ok(Settings {
-            store: from.one(&STORE, common.store, values::path)?.or_try(|| default_store(environment))?,
+            bwlimit: from.one(&BWLIMIT, transfer.bwlimit, Timetable::parse)?.or(Timetable::always(Rates::OFF)),
+            limit_file: from.one(&LIMIT_FILE, transfer.limit_file, values::path)?.or(limit::file_of(&store.value)),
+            background: from.one(&BACKGROUND, transfer.background.then_some(true), values::switch)?.or(false),
+            limiter: Limiter::none(),
+            budget: Budget::new(max_transfer.value, max_bytes.value),
+            max_transfer,
+            max_bytes,
+            store,
             platform: from.platforms(platform)?.or(vec![Platform::host()]),
             jobs: from.one(&JOBS, transfer.jobs, values::count::<1024>)?.or(defaults.jobs),
             streams: from.one(&STREAMS, transfer.streams, values::count::<256>)?.or(defaults.streams),
@@ -233,7 +269,9 @@ impl Settings {
             jobs: self.jobs.value,
             streams: self.streams.value,
             retries: self.retries.value,
-            stall: self.stall_timeout.value,
+            stall: self.limiter.patience(self.stall_timeout.value),
+            limiter: self.limiter.clone(),
+            budget: self.budget.clone(),
             ..transfer::Settings::default()
         }
     }
@@ -263,6 +301,11 @@ impl Settings {
             row(&NO_LOCAL, &self.no_local, self.no_local.value.to_string()),
             row(&HOST_ROOT, &self.host_root, self.host_root.value.display().to_string()),
             row(&PROGRESS, &self.progress, self.progress.value.to_string()),
+            row(&BWLIMIT, &self.bwlimit, self.bwlimit.value.to_string()),
+            row(&LIMIT_FILE, &self.limit_file, self.limit_file.value.display().to_string()),
+            row(&BACKGROUND, &self.background, self.background.value.to_string()),
+            row(&MAX_TRANSFER, &self.max_transfer, show_amount(self.max_transfer.value)),
+            row(&MAX_BYTES, &self.max_bytes, show_amount(self.max_bytes.value)),
             row(&INSECURE, &self.insecure, show_insecure(&self.insecure.value)),
             row(&TLS_VERIFY, &self.tls_verify, self.tls_verify.value.to_string()),
             row(&CA_FILE, &self.ca_file, show_path(self.ca_file.value.as_deref())),
@@ -301,6 +344,10 @@ fn joined(texts: impl Iterator<Item = String>) -> String {
 
 fn show_path(path: Option<&Path>) -> String {
     path.map_or_else(|| "none".into(), |path| path.display().to_string())
+}
+
+fn show_amount(bytes: Option<u64>) -> String {
+    bytes.map_or_else(|| "none".into(), rate::show)
 }
 
 fn show_insecure(insecure: &Insecure) -> String {

@@ -13,6 +13,7 @@ use tokio::time::{Instant, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::error::{Error, Fault, Result};
+use crate::limit::Direction;
 use crate::registry::answer::Answer;
 use crate::registry::session::{Ask, Session};
 
@@ -63,8 +64,8 @@ struct Pieces {
 }
 
 impl Supply {
-    fn new() -> (mpsc::Sender<Bytes>, Supply) {
-        let (sender, coming) = mpsc::channel(PIECES - 1);
+    fn new(pieces: usize) -> (mpsc::Sender<Bytes>, Supply) {
+        let (sender, coming) = mpsc::channel(pieces);
         let pieces = Pieces { coming: Mutex::new(coming), taken: AtomicU64::new(0), moved: Notify::new() };
         (sender, Supply(Arc::new(pieces)))
     }
@@ -100,8 +101,10 @@ pub(super) struct Flow {
 impl Flow {
     /// Sends the head of a request; its body follows by [`Flow::push`].
     pub(super) fn open(session: &Arc<Session>, ask: Ask, framing: Framing) -> Flow {
-        let (sender, supply) = Supply::new();
-        let (what, place, stall) = (ask.what.clone(), session.registry().to_owned(), session.http().stall());
+        // Under a low limit a second's worth is little, and what was taken must leave before the flow can end.
+        let is_slow = session.http().limiter().buffer(Direction::Up).is_some();
+        let (sender, supply) = Supply::new(if is_slow { 1 } else { PIECES - 1 });
+        let (what, place, stall) = (ask.what.clone(), session.registry().to_owned(), session.http().patience());
         let (session, body) = (session.clone(), supply.clone());
         let request = tokio::spawn(async move { session.stream(&ask, &framing, body).await });
         let answer = AbortOnDropHandle::new(request);

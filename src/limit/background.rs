@@ -1,0 +1,216 @@
+//! Stepping back for others: less is moved while packets wait in a queue on the way (as LEDBAT, RFC 6817).
+//!
+//! The time there and back, above the shortest that was ever seen of a host, is what packets wait in queues. Where it
+//! grows beyond a target, or packets are lost, somebody wants more than the way can carry, and we take less. Others,
+//! who only notice losses, take what we leave.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::clock::Direction;
+use super::rate::Rate;
+use super::socket::Observed;
+
+/// What is taken at first, and never less than, in bytes a second.
+const FIRST: f64 = 256_000.0;
+const LEAST: f64 = 32_000.0;
+/// Nothing is held back beyond this.
+const MOST: f64 = 10e9;
+/// How long packets may wait because of us.
+const TARGET: Duration = Duration::from_millis(15);
+/// How often the rate is chosen anew; less often where the way is longer.
+const WINDOW: Duration = Duration::from_millis(100);
+/// Growth in a window: until the first queue is met, and after it.
+const START: f64 = 1.5;
+const GROWTH: f64 = 1.03;
+/// What is left of the rate after a window with a queue of twice the target, and after one with a loss.
+const YIELD: f64 = 0.8;
+const LOSS: f64 = 0.5;
+/// No growth for so long after a loss: those who lost packets, too, take as long to come back.
+const CALM: Duration = Duration::from_secs(3);
+/// Hosts whose shortest way is remembered.
+const MOST_HOSTS: usize = 256;
+
+/// How much is taken in each direction.
+#[derive(Default)]
+pub(super) struct Background([Mutex<Lane>; 2]);
+
+/// What one connection saw since it last told.
+pub(super) struct Seen {
+    pub(super) observed: Observed,
+    /// Bytes that it moved since.
+    pub(super) moved: u64,
+    /// Packets that it lost since.
+    pub(super) lost: u64,
+}
+
+struct Lane {
+    rate: f64,
+    /// Whether a queue was ever met.
+    is_settled: bool,
+    shortest: HashMap<IpAddr, Duration>,
+    window: Window,
+    calm_until: Option<Instant>,
+}
+
+/// What was seen since the rate was last chosen.
+#[derive(Default)]
+struct Window {
+    began: Option<Instant>,
+    /// The least that packets waited, and the way there and back with it.
+    waited: Option<(Duration, Duration)>,
+    moved: u64,
+    lost: u64,
+}
+
+impl Default for Lane {
+    fn default() -> Lane {
+        Lane { rate: FIRST, is_settled: false, shortest: HashMap::new(), window: Window::default(), calm_until: None }
+    }
+}
+
+impl Background {
+    pub(super) fn rate(&self, direction: Direction) -> Rate {
+        Rate::new(self.lane(direction).rate as u64)
+    }
+
+    /// Takes in what a connection saw.
+    pub(super) fn learn(&self, direction: Direction, seen: &Seen) {
+        self.lane(direction).learn(direction, seen, Instant::now());
+    }
+
+    fn lane(&self, direction: Direction) -> std::sync::MutexGuard<'_, Lane> {
+        self.0[direction as usize].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Lane {
+    fn learn(&mut self, direction: Direction, seen: &Seen, now: Instant) {
+        let observed = &seen.observed;
+        let way = if direction == Direction::Down { observed.receiving } else { observed.sending };
+        if let (Some(way), Some(peer)) = (way, observed.peer) {
+            let waited = self.waited(peer, way);
+            let least = self.window.waited.is_none_or(|(least, _)| waited < least);
+            if least {
+                self.window.waited = Some((waited, way));
+            }
+        }
+        self.window.moved += seen.moved;
+        self.window.lost += seen.lost;
+        let length = now - *self.window.began.get_or_insert(now);
+        if length >= WINDOW.max(self.window.waited.map_or(WINDOW, |(_, way)| way)) {
+            let window = std::mem::replace(&mut self.window, Window { began: Some(now), ..Window::default() });
+            self.choose(&window, length, now);
+        }
+    }
+
+    /// How long packets waited on the way to and from `peer`.
+    fn waited(&mut self, peer: IpAddr, way: Duration) -> Duration {
+        if self.shortest.len() >= MOST_HOSTS && !self.shortest.contains_key(&peer) {
+            self.shortest.clear();
+        }
+        let shortest = self.shortest.entry(peer).or_insert(way);
+        *shortest = way.min(*shortest);
+        way - *shortest
+    }
+
+    fn choose(&mut self, window: &Window, length: Duration, now: Instant) {
+        let waited = window.waited.map_or(Duration::ZERO, |(waited, _)| waited);
+        let is_calm = self.calm_until.is_some_and(|until| now < until);
+        if window.lost > 0 && !is_calm {
+            self.is_settled = true;
+            self.rate *= LOSS;
+            self.calm_until = Some(now + CALM);
+        } else if waited > TARGET {
+            self.is_settled = true;
+            let excess = (waited - TARGET).as_secs_f64() / TARGET.as_secs_f64();
+            self.rate *= 1.0 - (1.0 - YIELD) * excess.min(1.0);
+        } else if !is_calm && window.moved as f64 >= 0.7 * self.rate * length.as_secs_f64() {
+            // What is not used now does not show what the way could carry.
+            self.rate *= if self.is_settled { GROWTH } else { START };
+        }
+        self.rate = self.rate.clamp(LEAST, MOST);
+        tracing::trace!(rate = self.rate, ?waited, lost = window.lost, "background");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A link of 6.25 MB/s with a way of 20 ms and a queue in front.
+    struct Link {
+        lane: Lane,
+        queue: f64,
+        now: Instant,
+    }
+
+    const CAPACITY: f64 = 6_250_000.0;
+    const STEP: Duration = Duration::from_millis(10);
+
+    impl Link {
+        fn new() -> Link {
+            Link { lane: Lane::default(), queue: 0.0, now: Instant::now() }
+        }
+
+        /// Lets `time` go by while others keep at least `held` bytes in the queue. Returns what we moved, in bytes a second.
+        fn run(&mut self, time: Duration, held: f64) -> f64 {
+            let (mut ours, end) = (0.0, self.now + time);
+            while self.now < end {
+                let step = STEP.as_secs_f64();
+                let moved = self.lane.rate.min(CAPACITY * 1.5) * step;
+                self.queue = (self.queue + moved - CAPACITY * step).max(held);
+                ours += moved.min(CAPACITY * step);
+                self.now += STEP;
+                let way = Duration::from_millis(20) + Duration::from_secs_f64(self.queue / CAPACITY);
+                let peer = Some(IpAddr::from([10, 0, 0, 1]));
+                let observed = Observed { receiving: Some(way), peer, ..Observed::default() };
+                let seen = Seen { observed, moved: moved as u64, lost: 0 };
+                self.lane.learn(Direction::Down, &seen, self.now);
+            }
+            ours / time.as_secs_f64()
+        }
+    }
+
+    #[test]
+    fn alone_it_takes_what_there_is() {
+        let mut link = Link::new();
+        link.run(Duration::from_secs(5), 0.0);
+        let taken = link.run(Duration::from_secs(20), 0.0);
+        assert!(taken >= 0.85 * CAPACITY, "{taken}");
+        assert!(link.queue / CAPACITY < 0.1, "{}", link.queue);
+    }
+
+    #[test]
+    fn it_leaves_the_link_to_others_and_comes_back() {
+        let mut link = Link::new();
+        link.run(Duration::from_secs(10), 0.0);
+        // Others hold 60 ms of the queue.
+        link.run(Duration::from_secs(3), CAPACITY * 0.06);
+        let taken = link.run(Duration::from_secs(10), CAPACITY * 0.06);
+        assert!(taken <= 0.02 * CAPACITY, "{taken}");
+        link.run(Duration::from_secs(15), 0.0);
+        let taken = link.run(Duration::from_secs(10), 0.0);
+        assert!(taken >= 0.8 * CAPACITY, "{taken}");
+    }
+
+    #[test]
+    fn a_loss_halves_the_rate_once() {
+        let mut link = Link::new();
+        link.run(Duration::from_secs(2), 0.0);
+        let before = link.lane.rate;
+        let mut lose = |milliseconds| {
+            link.now += Duration::from_millis(milliseconds);
+            let seen = Seen { observed: Observed::default(), moved: 0, lost: 3 };
+            link.lane.learn(Direction::Down, &seen, link.now);
+            link.lane.rate
+        };
+        let halved = lose(200);
+        assert!(halved < before * 0.55);
+        assert_eq!(lose(200), halved);
+    }
+}

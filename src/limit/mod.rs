@@ -1,0 +1,243 @@
+//! Limits of bandwidth and of bytes.
+//!
+//! - `rate`: rates and amounts as text; `timetable`: rates by the time of day and week.
+//! - [`Limiter`]: what holds now, and who may move bytes next; `clock`: the time that it books on; `shared`: the same
+//!   for several processes.
+//! - [`Metered`]: a connection whose bytes are counted where they enter and leave the system; `socket`: what the system
+//!   knows of it.
+//! - `background`: stepping back for others.
+//! - [`Budget`]: how many bytes a run may move.
+
+mod background;
+mod budget;
+mod clock;
+pub mod rate;
+mod shared;
+pub mod socket;
+mod stream;
+mod timetable;
+
+use std::fmt;
+use std::io;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use jiff::Zoned;
+use tokio::time::{Instant, sleep};
+
+use background::{Background, Seen};
+pub use budget::Budget;
+pub use clock::Direction;
+use clock::{Clock, Own};
+pub use rate::{Rate, Rates};
+use shared::Shared;
+pub use stream::Metered;
+pub use timetable::Timetable;
+
+/// A connection pays for its bytes in pieces of this time, but of no fewer and no more bytes than these.
+const PIECES_A_SECOND: u64 = 50;
+const LEAST_PIECE: u64 = 2048;
+const LARGEST_PIECE: u64 = 256 * 1024;
+/// A connection for so many bytes a second, but never fewer connections than these: what many of them have in their
+/// buffers is more than a low limit can give back.
+const RATE_A_CONNECTION: u64 = 256 * 1000;
+const FEWEST_CONNECTIONS: u64 = 2;
+/// What a connection may have in a buffer of the system, as a part of a second at the limit.
+const BUFFERED: u64 = 8;
+/// Buffers in bytes: less than the least is no use to TCP; above the largest the system chooses, as it does for low
+/// limits and connections that are known to be long.
+const LEAST_BUFFER: u64 = 8 * 1024;
+const LARGEST_BUFFER: u64 = 200 * 1024;
+/// Connections and their buffers where others go first: the fewer, the sooner we have stepped back.
+const CONNECTIONS_BEHIND: usize = 4;
+const BUFFER_BEHIND: usize = 128 * 1024;
+/// How much more patience there is above the connection, which knows whether it waits for the limit or for the server.
+const PATIENCE: u32 = 8;
+/// How often a timetable is looked at.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// Who goes first where the way is too narrow for all.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Precedence {
+    /// Nobody: TCP shares as it does.
+    #[default]
+    Equal,
+    /// Others.
+    Others,
+}
+
+/// Bounds what all connections of a process move, or those of all processes that share a file. A cheap clone of one
+/// state.
+#[derive(Clone, Default)]
+pub struct Limiter(Option<Arc<Limits>>);
+
+struct Limits {
+    timetable: Timetable,
+    background: Option<Background>,
+    today: fn() -> Zoned,
+    clock: Box<dyn Clock>,
+    /// One connection of the process at a time books and waits, in the order in which they came: so processes take
+    /// turns, and none leaves more than one piece behind.
+    turns: [tokio::sync::Mutex<()>; 2],
+    current: Mutex<Current>,
+    /// The system's monotonic clock in nanoseconds, and when it was read.
+    began: (u64, Instant),
+}
+
+/// What the timetable said when it was looked at.
+struct Current {
+    rates: Rates,
+    until: Option<Instant>,
+}
+
+impl Limiter {
+    /// Limits nothing.
+    pub fn none() -> Limiter {
+        Limiter(None)
+    }
+
+    /// Limits this process.
+    pub fn new(timetable: Timetable, precedence: Precedence) -> Limiter {
+        Limiter::on(timetable, precedence, Box::new(Own::default()), Zoned::now)
+    }
+
+    /// Limits all processes together that name the same file.
+    ///
+    /// # Errors
+    /// When the file cannot be opened or made, or holds something else.
+    pub fn shared(timetable: Timetable, precedence: Precedence, file: &Path) -> io::Result<Limiter> {
+        Ok(Limiter::on(timetable, precedence, Box::new(Shared::open(file)?), Zoned::now))
+    }
+
+    fn on(timetable: Timetable, precedence: Precedence, clock: Box<dyn Clock>, today: fn() -> Zoned) -> Limiter {
+        if timetable.is_off() && precedence == Precedence::Equal {
+            return Limiter::none();
+        }
+        let current = Current { rates: timetable.at(&today()), until: None };
+        let monotonic = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+        let began = Duration::new(monotonic.tv_sec.unsigned_abs(), u32::try_from(monotonic.tv_nsec).unwrap_or(0));
+        Limiter(Some(Arc::new(Limits {
+            timetable,
+            background: (precedence == Precedence::Others).then(Background::default),
+            today,
+            clock,
+            turns: Default::default(),
+            current: Mutex::new(current),
+            began: (u64::try_from(began.as_nanos()).unwrap_or(u64::MAX / 2), Instant::now()),
+        })))
+    }
+
+    /// Whether there is a limit at some time of the week.
+    pub fn is_set(&self) -> bool {
+        self.0.is_some()
+    }
+
+    /// What holds now in one direction.
+    pub fn rate(&self, direction: Direction) -> Option<Rate> {
+        self.0.as_ref()?.rate(direction)
+    }
+
+    /// Whether others go first.
+    fn steps_back(&self) -> bool {
+        self.0.as_ref().is_some_and(|limits| limits.background.is_some())
+    }
+
+    /// Takes in what a connection saw of its way.
+    fn learn(&self, direction: Direction, seen: &Seen) {
+        if let Some(background) = self.0.as_ref().and_then(|limits| limits.background.as_ref()) {
+            background.learn(direction, seen);
+        }
+    }
+
+    /// How many connections can be useful now in one direction.
+    pub fn connections(&self, direction: Direction) -> usize {
+        if self.steps_back() {
+            return CONNECTIONS_BEHIND;
+        }
+        let most = |rate: Rate| (rate.bytes() / RATE_A_CONNECTION).max(FEWEST_CONNECTIONS);
+        self.rate(direction).map_or(usize::MAX, |rate| usize::try_from(most(rate)).unwrap_or(usize::MAX))
+    }
+
+    /// What a buffer of the system may hold of one connection, in bytes; `None` where the system shall choose.
+    pub fn buffer(&self, direction: Direction) -> Option<usize> {
+        if self.steps_back() {
+            return Some(BUFFER_BEHIND);
+        }
+        let rate = self.rate(direction)?;
+        let each = rate.bytes() / (rate.bytes() / RATE_A_CONNECTION).max(FEWEST_CONNECTIONS) / BUFFERED;
+        let size =
+            (each < LARGEST_BUFFER && rate.bytes() < RATE_A_CONNECTION * 16).then_some(each.max(LEAST_BUFFER))?;
+        usize::try_from(size).ok()
+    }
+
+    /// How long nothing may come to those who cannot tell whether that is because of the limit: the connection below
+    /// them can, and keeps to `stall`.
+    pub fn patience(&self, stall: Duration) -> Duration {
+        if self.is_set() { stall.saturating_mul(PATIENCE) } else { stall }
+    }
+
+    /// How many bytes a connection may move before it pays for them.
+    fn piece(&self, direction: Direction) -> u64 {
+        let piece = |rate: Rate| (rate.bytes() / PIECES_A_SECOND).clamp(LEAST_PIECE, LARGEST_PIECE);
+        self.rate(direction).map_or(LARGEST_PIECE, piece)
+    }
+
+    /// Waits until so many bytes on the wire may have moved. Cancelled, they may count once more.
+    async fn pay(&self, direction: Direction, bytes: u64) {
+        let Some(limits) = &self.0 else { return };
+        let _turn = limits.turns[direction as usize].lock().await;
+        let wait = limits.book(direction, bytes);
+        if !wait.is_zero() {
+            sleep(wait).await;
+        }
+    }
+
+    /// Counts bytes for which nobody waits any more.
+    fn charge(&self, direction: Direction, bytes: u64) {
+        if let Some(limits) = &self.0 {
+            limits.book(direction, bytes);
+        }
+    }
+}
+
+impl fmt::Debug for Limiter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            None => f.write_str("off"),
+            Some(limits) => write!(f, "{}", limits.timetable),
+        }
+    }
+}
+
+impl Limits {
+    fn rate(&self, direction: Direction) -> Option<Rate> {
+        let rates = self.rates();
+        let limit = if direction == Direction::Down { rates.down } else { rates.up };
+        let left = self.background.as_ref().map(|background| background.rate(direction));
+        limit.into_iter().chain(left).min()
+    }
+
+    fn rates(&self) -> Rates {
+        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.timetable.changes() {
+            let now = Instant::now();
+            if current.until.is_none_or(|until| until <= now) {
+                *current = Current { rates: self.timetable.at(&(self.today)()), until: Some(now + LOOK) };
+            }
+        }
+        current.rates
+    }
+
+    fn book(&self, direction: Direction, bytes: u64) -> Duration {
+        let Some(rate) = self.rate(direction) else { return Duration::ZERO };
+        let cost = u128::from(bytes) * 1_000_000_000 / u128::from(rate.bytes());
+        let (began, at) = self.began;
+        let elapsed = u64::try_from(at.elapsed().as_nanos()).unwrap_or(u64::MAX / 2);
+        let cost = u64::try_from(cost).unwrap_or(u64::MAX / 8);
+        Duration::from_nanos(self.clock.book(direction, began.saturating_add(elapsed), cost))
+    }
+}
+
+#[cfg(test)]
+mod tests;

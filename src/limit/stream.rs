@@ -1,0 +1,160 @@
+//! A connection whose bytes are counted where they leave and enter the system.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::task::JoinHandle;
+use tokio::time::{Sleep, sleep};
+
+use super::background::Seen;
+use super::socket::Observed;
+use super::{Direction, Limiter};
+
+/// What a byte of a connection costs on the wire, in hundredths: headers of Ethernet, IP and TCP around segments of
+/// 1448 bytes, of which a few are not full.
+const ON_THE_WIRE: u64 = 104;
+/// A connection never owes more pieces than this: a second's worth.
+const MOST_OWED: u64 = super::PIECES_A_SECOND;
+
+/// A connection that pays for its bytes after each piece, before it moves the next one. What it does not read stays
+/// with the system, whose buffer is small, and so with the sender. One that rests owes less than one piece.
+///
+/// It also tells a server that sends nothing from a limit that lets nothing through, which nobody above can.
+pub struct Metered<T> {
+    inner: T,
+    observe: fn(&T) -> Option<Observed>,
+    /// What was seen when it was last looked at.
+    last: Observed,
+    limiter: Limiter,
+    down: Account,
+    up: Account,
+    /// How long the other side may be silent; `None`: somebody else watches.
+    stall: Option<Duration>,
+    silence: Option<Pin<Box<Sleep>>>,
+}
+
+/// What a connection owes in one direction, in bytes on the wire.
+struct Account {
+    direction: Direction,
+    owed: u64,
+    /// A task of its own: whoever has the turn must not wait for somebody to read on.
+    paying: Option<JoinHandle<()>>,
+}
+
+impl<T> Metered<T> {
+    /// Counts the bytes of `inner`. `observe` tells how many came over the wire so far: a buffer of the system fills
+    /// without anybody reading. Reading fails with [`io::ErrorKind::TimedOut`] when nothing comes for `stall`.
+    pub fn new(inner: T, observe: fn(&T) -> Option<Observed>, limiter: Limiter, stall: Option<Duration>) -> Metered<T> {
+        let account = |direction| Account { direction, owed: 0, paying: None };
+        let (down, up) = (account(Direction::Down), account(Direction::Up));
+        Metered { inner, observe, last: Observed::default(), limiter, down, up, stall, silence: None }
+    }
+
+    /// Owes for what arrived since the last time, or for what was read where nobody knows.
+    fn count(&mut self, read: usize) {
+        match (self.observe)(&self.inner) {
+            Some(observed) => {
+                let moved = observed.arrived.saturating_sub(self.last.arrived);
+                self.down.owed += moved;
+                self.tell(Direction::Down, observed, moved);
+            }
+            None => self.down.owe(read),
+        }
+    }
+
+    /// Tells how the way looks to whoever steps back for others.
+    fn tell(&mut self, direction: Direction, observed: Observed, moved: u64) {
+        let lost = observed.lost.saturating_sub(self.last.lost);
+        self.last = observed;
+        self.limiter.learn(direction, &Seen { observed, moved, lost });
+    }
+
+    /// Waits for the other side, but not for ever.
+    fn listen(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let Some(stall) = self.stall else { return Poll::Pending };
+        ready!(self.silence.get_or_insert_with(|| Box::pin(sleep(stall))).as_mut().poll(cx));
+        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "nothing received")))
+    }
+}
+
+impl Account {
+    /// Pays what is owed when that is a piece. Gives how many bytes may move now, at least one.
+    fn settle(&mut self, limiter: &Limiter, cx: &mut Context<'_>) -> Poll<usize> {
+        let piece = limiter.piece(self.direction);
+        if self.owed >= piece && self.paying.is_none() {
+            // A limit that came down makes no debt of what was free.
+            let (limiter, owed, direction) = (limiter.clone(), self.owed.min(piece * MOST_OWED), self.direction);
+            self.owed = 0;
+            self.paying = Some(tokio::spawn(async move { limiter.pay(direction, owed).await }));
+        }
+        if let Some(paying) = &mut self.paying {
+            // It cannot fail, but for a runtime that ends.
+            let _ = ready!(Pin::new(paying).poll(cx));
+            self.paying = None;
+        }
+        Poll::Ready(usize::try_from(piece.saturating_sub(self.owed).max(1)).unwrap_or(usize::MAX))
+    }
+
+    /// Owes for a load of so many bytes, and for the headers around them.
+    fn owe(&mut self, bytes: usize) {
+        self.owed += bytes as u64 * ON_THE_WIRE / 100;
+    }
+}
+
+impl<T: AsyncRead + Unpin> AsyncRead for Metered<T> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let Poll::Ready(room) = this.down.settle(&this.limiter, cx) else {
+            this.silence = None;
+            return Poll::Pending;
+        };
+        let room = room.min(buffer.remaining());
+        let mut part = ReadBuf::new(buffer.initialize_unfilled_to(room));
+        let Poll::Ready(read) = Pin::new(&mut this.inner).poll_read(cx, &mut part) else { return this.listen(cx) };
+        let count = part.filled().len();
+        buffer.advance(count);
+        if count > 0 {
+            this.count(count);
+        }
+        this.silence = None;
+        Poll::Ready(read)
+    }
+}
+
+impl<T: AsyncWrite + Unpin> AsyncWrite for Metered<T> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        // What the other side is to answer has not left yet.
+        this.silence = None;
+        let room = ready!(this.up.settle(&this.limiter, cx)).min(bytes.len());
+        let written = ready!(Pin::new(&mut this.inner).poll_write(cx, &bytes[..room]))?;
+        this.up.owe(written);
+        if this.limiter.steps_back()
+            && let Some(observed) = (this.observe)(&this.inner)
+        {
+            let arrived = this.last.arrived;
+            this.tell(Direction::Up, Observed { arrived, ..observed }, written as u64);
+        }
+        Poll::Ready(Ok(written))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().inner).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().inner).poll_shutdown(cx)
+    }
+}
+
+impl<T> Drop for Metered<T> {
+    fn drop(&mut self) {
+        self.count(0);
+        for account in [&self.down, &self.up] {
+            self.limiter.charge(account.direction, account.owed);
+        }
+    }
+}

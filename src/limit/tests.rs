@@ -1,0 +1,165 @@
+//! The clockwork under tokio's paused clock.
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
+use tokio::task::JoinSet;
+
+use super::*;
+
+fn limiter(text: &str) -> Limiter {
+    Limiter::new(Timetable::parse(text).unwrap(), Precedence::Equal)
+}
+
+/// A connection whose other side sends without end and as fast as it may.
+fn flood() -> DuplexStream {
+    let (near, mut far) = duplex(64 * 1024);
+    tokio::spawn(async move { while far.write_all(&[7; 4096]).await.is_ok() {} });
+    near
+}
+
+async fn read(limiter: &Limiter, count: usize) -> usize {
+    let mut stream = Metered::new(flood(), |_| None, limiter.clone(), None);
+    let (mut buffer, mut total) = (vec![0; 64 * 1024], 0);
+    while total < count {
+        total += stream.read(&mut buffer).await.unwrap();
+    }
+    total
+}
+
+/// How far `count` is from what `rate` gives in `time`, overhead counted.
+fn deviation(count: usize, rate: f64, time: Duration) -> f64 {
+    (count as f64 * 1.04 / (rate * time.as_secs_f64()) - 1.0).abs()
+}
+
+#[tokio::test(start_paused = true)]
+async fn all_connections_together_keep_to_the_limit() {
+    for (rate, connections) in [(50_000, 1), (50_000, 3), (1_000_000, 10), (200_000_000, 16)] {
+        let (limiter, began) = (limiter(&rate.to_string()), Instant::now());
+        let mut tasks = JoinSet::new();
+        for _ in 0..connections {
+            let limiter = limiter.clone();
+            tasks.spawn(async move { read(&limiter, rate * 10 / connections).await });
+        }
+        let total = tasks.join_all().await.into_iter().sum();
+        let off = deviation(total, rate as f64, began.elapsed());
+        assert!(off < 0.02, "{rate} bytes/s over {connections}: off by {off}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn connections_share_fairly() {
+    let limiter = limiter("100k");
+    let counts = futures::future::join_all((0..4).map(|_| counted(&limiter, Duration::from_secs(20)))).await;
+    let (least, most) = (counts.iter().min().unwrap(), counts.iter().max().unwrap());
+    assert!((most - least) * 20 < *most, "{counts:?}");
+}
+
+async fn counted(limiter: &Limiter, time: Duration) -> usize {
+    let mut stream = Metered::new(flood(), |_| None, limiter.clone(), None);
+    let (mut buffer, mut total, end) = (vec![0; 64 * 1024], 0, Instant::now() + time);
+    while let Ok(count) = tokio::time::timeout_at(end, stream.read(&mut buffer)).await {
+        total += count.unwrap();
+    }
+    total
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_sent_has_a_limit_of_its_own() {
+    let limiter = limiter("up:50k");
+    let (near, mut far) = duplex(1024);
+    let drain = tokio::spawn(async move {
+        let mut all = Vec::new();
+        far.read_to_end(&mut all).await.unwrap();
+        all.len()
+    });
+    let began = Instant::now();
+    let mut stream = Metered::new(near, |_| None, limiter.clone(), None);
+    stream.write_all(&vec![7; 500_000]).await.unwrap();
+    drop(stream);
+    assert!(deviation(drain.await.unwrap(), 50_000.0, began.elapsed()) < 0.02);
+    let began = Instant::now();
+    read(&limiter, 10_000_000).await;
+    assert!(began.elapsed() < Duration::from_millis(50), "the other direction is free");
+}
+
+#[tokio::test(start_paused = true)]
+async fn processes_that_share_a_file_keep_to_one_limit_and_take_turns() {
+    let folder = tempfile::tempdir().unwrap();
+    let open =
+        || Limiter::shared(Timetable::parse("50k").unwrap(), Precedence::Equal, &folder.path().join("limit")).unwrap();
+    let time = Duration::from_secs(30);
+    // One of them has more connections than the others.
+    let (one, two, three) = (open(), open(), open());
+    let (a, b, c, d, e) = tokio::join!(
+        counted(&one, time),
+        counted(&one, time),
+        counted(&one, time),
+        counted(&two, time),
+        counted(&three, time)
+    );
+    assert!(deviation(a + b + c + d + e, 50_000.0, time) < 0.03);
+    for share in [a + b + c, d, e] {
+        assert!(deviation(share, 50_000.0 / 3.0, time) < 0.1, "{share} of {}", a + b + c + d + e);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_timetable_changes_while_bytes_move() {
+    fn today() -> Zoned {
+        use std::sync::OnceLock;
+        static BEGAN: OnceLock<Instant> = OnceLock::new();
+        let began: Zoned = "2026-11-21T11:59:50[UTC]".parse().unwrap();
+        let elapsed = BEGAN.get_or_init(Instant::now).elapsed();
+        began.checked_add(jiff::SignedDuration::try_from(elapsed).unwrap()).unwrap()
+    }
+    let table = Timetable::parse("00:00,50k 12:00,1M 12:00:10,off").unwrap();
+    let limiter = Limiter::on(table, Precedence::Equal, Box::new(Own::default()), today);
+    let slow = counted(&limiter, Duration::from_secs(10)).await;
+    assert!(deviation(slow, 50_000.0, Duration::from_secs(10)) < 0.05, "{slow}");
+    let fast = counted(&limiter, Duration::from_secs(10)).await;
+    assert!(deviation(fast, 1_000_000.0, Duration::from_secs(10)) < 0.15, "{fast}");
+    tokio::time::sleep(LOOK).await;
+    let began = Instant::now();
+    read(&limiter, 20_000_000).await;
+    assert!(began.elapsed() < Duration::from_millis(100));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rest_is_not_made_up_for() {
+    let limiter = limiter("1M");
+    read(&limiter, 100_000).await;
+    tokio::time::sleep(Duration::from_secs(100)).await;
+    let burst = counted(&limiter, Duration::from_secs(2)).await;
+    assert!(burst <= 2_200_000, "{burst}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn waiting_for_the_limit_is_no_silence() {
+    let limiter = limiter("10k");
+    let other = counted(&limiter, Duration::from_secs(60));
+    let mut stream = Metered::new(flood(), |_| None, limiter.clone(), Some(Duration::from_millis(100)));
+    let mut buffer = vec![0; 16 * 1024];
+    let (_, read) = tokio::join!(other, async { stream.read_exact(&mut buffer).await });
+    assert!(read.is_ok(), "{read:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_server_is_told_from_the_limit() {
+    let (near, _far) = duplex(1024);
+    let mut stream = Metered::new(near, |_| None, limiter("1M"), Some(Duration::from_secs(20)));
+    let began = Instant::now();
+    let error = stream.read(&mut [0; 10]).await.unwrap_err();
+    assert_eq!((error.kind(), began.elapsed().as_secs()), (io::ErrorKind::TimedOut, 20));
+}
+
+#[test]
+fn a_low_limit_means_few_connections_and_small_buffers() {
+    let of = |text: &str| {
+        let limiter = limiter(text);
+        (limiter.connections(Direction::Down), limiter.buffer(Direction::Down))
+    };
+    assert_eq!(of("50k"), (2, Some(8192)));
+    assert_eq!(of("1M"), (3, Some(41_666)));
+    assert_eq!(of("20M"), (78, None));
+    assert_eq!(limiter("up:1M").connections(Direction::Down), usize::MAX);
+    assert!(!limiter("off").is_set());
+}

@@ -1,0 +1,92 @@
+//! The request path under a limit: the same requests and answers as those of reqwest, over connections of our own.
+//!
+//! reqwest shows nobody its sockets, but a limit is only true where bytes enter and leave them: so here hyper's client
+//! gets connections whose bytes are counted and whose buffers are small. Handshakes, headers, tunnels through proxies
+//! and tokens pass the same place.
+
+mod connect;
+mod proxied;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::header::{ACCEPT, HeaderValue, PROXY_AUTHORIZATION, USER_AGENT};
+use hyper_rustls::HttpsConnector;
+use hyper_util::client::legacy::{Client, Error};
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use reqwest::{Request, Response};
+
+use super::http::{IDLE_CONNECTIONS, IDLE_TIME};
+use super::proxy::Proxies;
+use crate::limit::{Direction, Limiter};
+use connect::Direct;
+use proxied::{Ways, authorization};
+
+/// Bytes that hyper may gather, at least: the head of an answer must fit.
+const LEAST_GATHERED: usize = 32 * 1024;
+
+/// Connections whose bytes count.
+#[derive(Clone)]
+pub(super) struct Wire {
+    client: Client<HttpsConnector<Ways>, reqwest::Body>,
+    proxies: Arc<Proxies>,
+    user_agent: HeaderValue,
+}
+
+/// How connections are made.
+pub(super) struct Wiring {
+    /// Whom they trust.
+    pub tls: rustls::ClientConfig,
+    /// Which proxies they take.
+    pub proxies: Arc<Proxies>,
+    /// What they may use.
+    pub limiter: Limiter,
+    /// How long a connection may take.
+    pub connect_timeout: Duration,
+    /// How long the other side may be silent; `None`: the caller watches.
+    pub stall: Option<Duration>,
+    /// `User-Agent`.
+    pub user_agent: HeaderValue,
+}
+
+impl Wire {
+    pub(super) fn new(wiring: Wiring) -> Wire {
+        let Wiring { tls, proxies, limiter, connect_timeout, stall, user_agent } = wiring;
+        let tls = Arc::new(tls);
+        let gathered = limiter.buffer(Direction::Up).map(|size| size.max(LEAST_GATHERED));
+        let ways = Ways::new(Direct::new(limiter, connect_timeout, stall), tls.clone(), proxies.clone());
+        let mut builder = Client::builder(TokioExecutor::new());
+        builder
+            .pool_timer(TokioTimer::new())
+            .timer(TokioTimer::new())
+            .pool_idle_timeout(IDLE_TIME)
+            .pool_max_idle_per_host(IDLE_CONNECTIONS);
+        if let Some(gathered) = gathered {
+            builder.http1_max_buf_size(gathered);
+        }
+        Wire { client: builder.build(HttpsConnector::from((ways, tls))), proxies, user_agent }
+    }
+
+    /// Sends one request. The answer's head has come when this returns.
+    ///
+    /// # Errors
+    /// What hyper says; nothing in it names the path or query.
+    pub(super) async fn send(&self, mut request: Request) -> Result<Response, Error> {
+        let (url, body) = (request.url().clone(), request.body_mut().take());
+        let mut outgoing = http::Request::new(body.unwrap_or_default());
+        *outgoing.method_mut() = request.method().clone();
+        // Whatever is an address to a URL is one to HTTP; if ever not, no connection can be made to nowhere.
+        *outgoing.uri_mut() = url.as_str().parse().unwrap_or_default();
+        *outgoing.headers_mut() = std::mem::take(request.headers_mut());
+        let headers = outgoing.headers_mut();
+        headers.entry(ACCEPT).or_insert(HeaderValue::from_static("*/*"));
+        headers.entry(USER_AGENT).or_insert_with(|| self.user_agent.clone());
+        // Through a tunnel the request is not the proxy's business.
+        let proxy = self.proxies.for_url(&url).filter(|_| url.scheme() == "http");
+        if let Some(authorization) = proxy.filter(|proxy| proxy.scheme().starts_with("http")).and_then(authorization) {
+            headers.insert(PROXY_AUTHORIZATION, authorization);
+        }
+        let answer = self.client.request(outgoing).await?;
+        Ok(Response::from(answer.map(reqwest::Body::wrap)))
+    }
+}
