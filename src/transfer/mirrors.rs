@@ -46,6 +46,7 @@ struct Flow {
     blob: usize,
     origin: usize,
     host: String,
+    provenance: Provenance,
     gauge: Arc<Gauge>,
     /// In bytes a second, of late.
     rate: f64,
@@ -157,13 +158,15 @@ impl Run<'_> {
             blob: *blob,
             origin: *origin,
             host: self.blobs[*blob].host(*origin).to_owned(),
+            provenance: self.blobs[*blob].provenance(*origin),
             gauge: Arc::clone(gauge),
             rate: gauge.recent(now),
         };
         let flows: Vec<Flow> = shared.map(flow).collect();
         self.call_for_help(&flows, now);
         for flow in &flows {
-            if flow.gauge.flowing(now) >= COMPARE_AFTER {
+            let is_host = matches!(flow.provenance, Provenance::Mirror | Provenance::Registry);
+            if is_host && flow.gauge.flowing(now) >= COMPARE_AFTER {
                 self.compare(flow, &flows);
             }
         }
@@ -200,7 +203,7 @@ impl Run<'_> {
         if flow.rate >= CRAWLER * best || best < NEXT_TO_NOTHING || self.report.left.contains_key(&flow.host) {
             return;
         }
-        match self.blobs[flow.blob].provenance(flow.origin) {
+        match flow.provenance {
             Provenance::Mirror => {
                 let kilobytes = |rate: f64| (rate / 1000.0).round();
                 let (own, other) = (kilobytes(flow.rate), kilobytes(best));
@@ -222,7 +225,7 @@ impl Run<'_> {
     /// Whether taking a part of the range of a connection that brings `rate` pays for a connection to `origin`.
     pub(super) fn may_relieve(&self, i: usize, origin: usize, rate: f64) -> bool {
         let own = self.pace.typical(self.blobs[i].host(origin));
-        own == 0.0 || own >= rate / 2.0
+        own == 0.0 || own >= rate / 2.0 || !self.is_shared(i)
     }
 
     /// Which part of a range a connection to `origin` takes away from one that brings `rate`, so that both end together.

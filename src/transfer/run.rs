@@ -97,7 +97,7 @@ impl<'a> Run<'a> {
             waiting: waiting.into(),
             under_way: BTreeSet::new(),
             images,
-            pace: Pace::new(transfer.settings.streams),
+            pace: Pace::new(transfer.settings.streams).remembering(&transfer.state),
             tasks: JoinSet::new(),
             open: HashMap::new(),
             traffic: Arc::new(Traffic::new(transfer.settings.budget.clone())),
