@@ -174,7 +174,7 @@ impl Ended {
     }
 
     /// What the report says is what happened, and every host that was left was named when it was.
-    fn is_sound(self) -> Ended {
+    fn soundly(self) -> Ended {
         assert!(self.report.images.iter().all(|image| image.result.is_ok()), "{:?}", self.report);
         assert_adds_up(&self.report);
         assert_eq!(self.report.hosts.values().sum::<u64>(), self.report.moved);
@@ -229,7 +229,7 @@ const SIZE: usize = 60_000_000;
 #[tokio::test(start_paused = true)]
 async fn two_mirrors_bring_one_blob_nearly_twice_as_fast_and_the_registry_is_left_in_peace() {
     let hosts = vec![mirror("a", Manner::Honest), mirror("b", Manner::Honest), registry()];
-    let ended = pull_from(hosts, &[SIZE]).await.is_sound();
+    let ended = pull_from(hosts, &[SIZE]).await.soundly();
     let alone = SIZE as f64 / 10e6;
     assert!(alone / ended.time.as_secs_f64() >= 1.8, "{:?}", ended.time);
     assert_eq!((ended.sent(2), ended.report.moved), (0, ended.report.planned));
@@ -238,7 +238,7 @@ async fn two_mirrors_bring_one_blob_nearly_twice_as_fast_and_the_registry_is_lef
 #[tokio::test(start_paused = true)]
 async fn ranges_go_where_the_throughput_is() {
     let hosts = vec![Host::new("slow", 3 * MB, Manner::Honest), mirror("fast", Manner::Honest), registry()];
-    let ended = pull_from(hosts, &[SIZE]).await.is_sound();
+    let ended = pull_from(hosts, &[SIZE]).await.soundly();
     assert!(SIZE as f64 / 10e6 / ended.time.as_secs_f64() >= 1.15, "{:?}", ended.time);
     assert!(ended.left().is_empty() && ended.sent(2) == 0, "{:?}", ended.report);
 }
@@ -247,7 +247,7 @@ async fn ranges_go_where_the_throughput_is() {
 async fn a_mirror_that_drops_to_a_crawl_is_left_and_costs_no_time() {
     for after in [0, 10 * MB] {
         let hosts = vec![mirror("a", Manner::Drops(after)), mirror("b", Manner::Honest), registry()];
-        let ended = pull_from(hosts, &[SIZE]).await.is_sound();
+        let ended = pull_from(hosts, &[SIZE]).await.soundly();
         assert!(ended.time.as_secs_f64() <= 1.1 * (SIZE as f64 / 10e6), "{after}: {:?}", ended.time);
         assert_eq!(ended.left(), ["a"]);
         assert_eq!(ended.sent(2), 0);
@@ -257,7 +257,7 @@ async fn a_mirror_that_drops_to_a_crawl_is_left_and_costs_no_time() {
 #[tokio::test(start_paused = true)]
 async fn the_registry_helps_where_all_mirrors_crawl() {
     let hosts = vec![mirror("a", Manner::Drops(MB)), registry()];
-    let ended = pull_from(hosts, &[SIZE]).await.is_sound();
+    let ended = pull_from(hosts, &[SIZE]).await.soundly();
     assert!(ended.time.as_secs_f64() < 1.0 + SIZE as f64 / 10e6 + 5.0, "{:?}", ended.time);
     assert_eq!(ended.left(), ["a"]);
     assert!(ended.sent(1) > 50 * MB);
@@ -266,7 +266,7 @@ async fn the_registry_helps_where_all_mirrors_crawl() {
 #[tokio::test(start_paused = true)]
 async fn a_mirror_that_dies_in_the_middle_costs_nothing_but_its_connection() {
     let hosts = vec![mirror("a", Manner::Dies(20 * MB)), registry()];
-    let ended = pull_from(hosts, &[SIZE]).await.is_sound();
+    let ended = pull_from(hosts, &[SIZE]).await.soundly();
     assert_eq!((ended.report.moved, ended.report.causes.len()), (ended.report.planned, 0));
     assert!(ended.sent(1) <= SIZE as u64 - 19 * MB, "{}", ended.sent(1));
     assert!(ended.time.as_secs_f64() < 6.5, "{:?}", ended.time);
@@ -275,7 +275,7 @@ async fn a_mirror_that_dies_in_the_middle_costs_nothing_but_its_connection() {
 #[tokio::test(start_paused = true)]
 async fn a_mirror_that_is_not_there_is_asked_once_and_left_for_all_blobs() {
     let hosts = vec![mirror("a", Manner::Gone), registry()];
-    let ended = pull_from(hosts, &[3_000_000, 2_000_000, 1_000_000]).await.is_sound();
+    let ended = pull_from(hosts, &[3_000_000, 2_000_000, 1_000_000]).await.soundly();
     assert_eq!(ended.left(), ["a"]);
     // Those that were on their way together.
     assert!(ended.hosts[0].requests.load(Ordering::Relaxed) <= 6);
@@ -284,7 +284,7 @@ async fn a_mirror_that_is_not_there_is_asked_once_and_left_for_all_blobs() {
 #[tokio::test(start_paused = true)]
 async fn a_mirror_that_lacks_a_blob_is_not_left_for_it() {
     let hosts = vec![mirror("a", Manner::Lacks), registry()];
-    let ended = pull_from(hosts, &[3_000_000]).await.is_sound();
+    let ended = pull_from(hosts, &[3_000_000]).await.soundly();
     assert!(ended.left().is_empty());
     assert_eq!(ended.report.moved, ended.sent(1));
 }
@@ -292,7 +292,7 @@ async fn a_mirror_that_lacks_a_blob_is_not_left_for_it() {
 #[tokio::test(start_paused = true)]
 async fn a_mirror_that_lies_is_left_and_only_its_bytes_are_fetched_again() {
     let hosts = vec![mirror("a", Manner::Wrong), mirror("b", Manner::Lacks), registry()];
-    let ended = pull_from(hosts, &[5_000_000]).await.is_sound();
+    let ended = pull_from(hosts, &[5_000_000]).await.soundly();
     assert_eq!(ended.left(), ["a"]);
     assert!(ended.report.left["a"].contains("wrong bytes"), "{:?}", ended.report.left);
     // The blob, and the configuration of a few bytes.
@@ -303,7 +303,7 @@ async fn a_mirror_that_lies_is_left_and_only_its_bytes_are_fetched_again() {
 #[tokio::test(start_paused = true)]
 async fn a_mirror_that_asks_for_a_pause_gets_it_and_the_registry_goes_on() {
     let hosts = vec![mirror("a", Manner::Busy(10 * MB)), registry()];
-    let ended = pull_from(hosts, &[100_000_000, 10_000_000]).await.is_sound();
+    let ended = pull_from(hosts, &[100_000_000, 10_000_000]).await.soundly();
     assert!(ended.time.as_secs_f64() < 15.0, "{:?}", ended.time);
     assert!(ended.left().is_empty(), "{:?}", ended.left());
 }
@@ -315,6 +315,6 @@ async fn a_line_that_stands_still_for_a_moment_costs_no_mirror() {
     for host in &hosts[..2] {
         *lock(&host.next) = Instant::now() + Duration::from_secs(3);
     }
-    let ended = pull_from(hosts, &[SIZE]).await.is_sound();
+    let ended = pull_from(hosts, &[SIZE]).await.soundly();
     assert!(ended.left().is_empty(), "{:?}", ended.report.left);
 }
