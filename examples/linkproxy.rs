@@ -48,6 +48,12 @@ struct Link {
     /// Bytes a second of all connections together.
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
     total_rate: Option<u64>,
+    /// After so many bytes in all the rate of the whole link drops to that of `--drop-to`.
+    #[arg(long, requires_all = ["drop_to", "total_rate"])]
+    drop_after: Option<u64>,
+    /// Bytes a second of all connections together from then on.
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
+    drop_to: Option<u64>,
     /// Bytes a second of each connection.
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
     connection_rate: Option<u64>,
@@ -78,18 +84,23 @@ impl Counters {
 
 /// A rate as a virtual clock: the time at which the next byte may go.
 struct Pace {
-    rate: u64,
+    rate: AtomicU64,
     next: Mutex<Instant>,
 }
 
 impl Pace {
     fn new(rate: u64) -> Arc<Self> {
-        Arc::new(Pace { rate, next: Mutex::new(Instant::now()) })
+        Arc::new(Pace { rate: AtomicU64::new(rate), next: Mutex::new(Instant::now()) })
+    }
+
+    /// Holds this rate from now on.
+    fn hold(&self, rate: u64) {
+        self.rate.store(rate, Ordering::Relaxed);
     }
 
     /// Waits until `count` bytes may go.
     async fn pass(&self, count: usize) {
-        let taken = Duration::from_secs_f64(count as f64 / self.rate as f64);
+        let taken = Duration::from_secs_f64(count as f64 / self.rate.load(Ordering::Relaxed) as f64);
         let turn = {
             let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
             let earliest = Instant::now().checked_sub(LATENESS);
@@ -193,6 +204,7 @@ async fn connection(
     server.set_nodelay(true)?;
     let (client_reads, client_writes) = client.into_split();
     let (server_reads, server_writes) = server.into_split();
+    let drop = total.clone().zip(link.drop_after.zip(link.drop_to));
     let paces = link.connection_rate.map(Pace::new).into_iter().chain(total).collect();
     let mut requests = Requests::default();
     let up = carry(client_reads, server_writes, Direction { paces: Vec::new(), delay, opened }, |bytes| {
@@ -200,7 +212,10 @@ async fn connection(
         counters.requests.fetch_add(requests.count(bytes), Ordering::Relaxed);
     });
     let down = carry(server_reads, client_writes, Direction { paces, delay, opened }, |bytes| {
-        counters.down.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        let down = counters.down.fetch_add(bytes.len() as u64, Ordering::Relaxed) + bytes.len() as u64;
+        if let Some((total, (_, rate))) = drop.as_ref().filter(|(_, (after, _))| down >= *after) {
+            total.hold(*rate);
+        }
     });
     tokio::try_join!(up, down).map(|_| ())
 }

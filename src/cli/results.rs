@@ -172,6 +172,11 @@ struct Run {
     brought: u64,
     mounted: u64,
     saved: u64,
+    /// What each host sent, of `moved`.
+    hosts: BTreeMap<String, u64>,
+    /// Mirrors that were left, and why.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    left: BTreeMap<String, String>,
     causes: BTreeMap<&'static str, u64>,
     elapsed_ms: u64,
     syncing_ms: u64,
@@ -188,6 +193,8 @@ impl Run {
             brought: report.brought,
             mounted: report.mounted,
             saved: saved(report),
+            hosts: report.hosts.clone(),
+            left: report.left.clone(),
             causes: causes(&report.causes),
             elapsed_ms: report.elapsed.as_millis() as u64,
             syncing_ms: report.syncing.as_millis() as u64,
@@ -236,7 +243,7 @@ pub fn summary(report: &Report, direction: Direction) -> String {
     let all = saved.saturating_add(report.moved);
     let mut parts = match direction {
         Direction::Unpacked => vec![format!("loaded {}", size(report.local))],
-        _ => vec![format!("moved {}{}", size(report.moved), beyond(report))],
+        _ => vec![format!("moved {}{}{}", size(report.moved), by_host(report), beyond(report))],
     };
     match (direction, all) {
         (_, 0) => {}
@@ -255,12 +262,29 @@ pub fn summary(report: &Report, direction: Direction) -> String {
     if report.brought > 0 {
         parts.push(format!("{} brought by another process", size(report.brought)));
     }
+    if !report.left.is_empty() {
+        parts.push(format!("without {}", names(report.left.keys())));
+    }
     parts.push(duration(report.elapsed));
     let seconds = report.elapsed.as_secs_f64();
     if report.moved > 0 && seconds > 0.0 {
         parts.push(rate(report.moved as f64 / seconds));
     }
     parts.join(", ")
+}
+
+/// Who sent it, where it was more than one, or not all of those that were asked.
+fn by_host(report: &Report) -> String {
+    if report.hosts.len() < 2 && report.left.is_empty() {
+        return String::new();
+    }
+    let host = |(host, bytes): (&String, &u64)| format!("{} from {}", size(*bytes), escape(host));
+    let hosts: Vec<String> = report.hosts.iter().map(host).collect();
+    if hosts.is_empty() { String::new() } else { format!(" ({})", hosts.join(", ")) }
+}
+
+fn names<'a>(names: impl Iterator<Item = &'a String>) -> String {
+    names.map(|name| escape(name)).collect::<Vec<_>>().join(" and ")
 }
 
 /// Why more moved than was planned.
@@ -336,8 +360,8 @@ mod tests {
         let report =
             Report { planned: 40, moved: 40, held: 60, syncing: Duration::from_millis(7), ..Report::default() };
         insta::assert_snapshot!(json(&images, &report, Direction::Here).unwrap(), @r#"
-        {"reference":"docker.io/library/mysql:8","digest":"sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855","status":"downloaded","size":100,"missing":40,"run":{"planned":40,"moved":40,"held":60,"local":0,"places":{},"brought":0,"mounted":0,"saved":60,"causes":{},"elapsed_ms":0,"syncing_ms":7}}
-        {"reference":"docker.io/library/x:latest","digest":null,"status":"failed","size":100,"missing":40,"error":"limit reached: 1 GB\u001b","run":{"planned":40,"moved":40,"held":60,"local":0,"places":{},"brought":0,"mounted":0,"saved":60,"causes":{},"elapsed_ms":0,"syncing_ms":7}}
+        {"reference":"docker.io/library/mysql:8","digest":"sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855","status":"downloaded","size":100,"missing":40,"run":{"planned":40,"moved":40,"held":60,"local":0,"places":{},"brought":0,"mounted":0,"saved":60,"hosts":{},"causes":{},"elapsed_ms":0,"syncing_ms":7}}
+        {"reference":"docker.io/library/x:latest","digest":null,"status":"failed","size":100,"missing":40,"error":"limit reached: 1 GB\u001b","run":{"planned":40,"moved":40,"held":60,"local":0,"places":{},"brought":0,"mounted":0,"saved":60,"hosts":{},"causes":{},"elapsed_ms":0,"syncing_ms":7}}
         "#);
     }
 
@@ -366,6 +390,18 @@ mod tests {
             summary(&report, Direction::Here),
             "moved 75 B (10 B planned; 5 B twice where a connection took over from another; 60 B because a copy on this \
              machine was spoiled), 0 B already here (21 % saved), 80 B from containerd, 0.0 s"
+        );
+    }
+
+    #[test]
+    fn the_summary_names_the_hosts_where_there_are_several_and_those_that_were_left() {
+        let hosts = [("a:5000", 9_000_000), ("r.example", 3_300_000)].map(|(host, bytes)| (host.to_owned(), bytes));
+        let left = [("b\u{1b}".to_owned(), "it lied".to_owned())].into();
+        let report = Report { moved: 12_300_000, hosts: hosts.into(), left, ..Report::default() };
+        assert_eq!(
+            summary(&report, Direction::Here),
+            "moved 12.3 MB (9.00 MB from a:5000, 3.30 MB from r.example), 0 B already here (0 % saved), \
+             without b\\u{1b}, 0.0 s"
         );
     }
 

@@ -52,14 +52,14 @@ pub(super) struct Http {
     options: Arc<Options>,
     proxies: Arc<Proxies>,
     notices: Arc<Notices>,
-    clients: Mutex<HashMap<Connecting, Client>>,
+    clients: Mutex<HashMap<Kind, Client>>,
     /// What the configuration says of hosts, as `host` or `host:port`.
     manners: Mutex<HashMap<String, Manner>>,
 }
 
-/// What connections that are made alike have in common. Buffers are chosen when a connection is made.
+/// What connections have in common that serve the same requests. Buffers are chosen when a connection is made.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-struct Connecting {
+struct Kind {
     trust: Trust,
     watch: Watch,
     /// How long connecting may take.
@@ -135,7 +135,7 @@ impl Http {
         watch: Watch,
     ) -> Result<Answer> {
         let place = place(&request.url);
-        let client = self.client(self.connecting(&request.url, watch)).await?;
+        let client = self.client(self.kind(&request.url, watch)).await?;
         request.headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         let mut outgoing = reqwest::Request::new(request.method.clone(), request.url.clone());
         *outgoing.headers_mut() = request.headers;
@@ -175,12 +175,12 @@ impl Http {
         self.proxies.for_url(url).is_some()
     }
 
-    fn connecting(&self, url: &Url, watch: Watch) -> Connecting {
+    fn kind(&self, url: &Url, watch: Watch) -> Kind {
         // What cannot even connect shall say so, not that nothing was received.
         let usual = self.options.connect_timeout.min(self.options.stall / 2);
         let timeout = self.manner(&authority(url)).dial_timeout.map_or(usual, |own| own.min(usual));
         let buffers = [Direction::Down, Direction::Up].map(|direction| self.options.limiter.buffer(direction));
-        Connecting { trust: self.trust(url), watch, timeout, buffers }
+        Kind { trust: self.trust(url), watch, timeout, buffers }
     }
 
     /// Whom a connection to the host of `url` trusts.
@@ -213,29 +213,29 @@ impl Http {
     }
 
     /// The connections for one kind of trust. Certificates are first read when they are first needed.
-    async fn client(&self, key: Connecting) -> Result<Client> {
-        if let Some(client) = self.clients().get(&key) {
+    async fn client(&self, kind: Kind) -> Result<Client> {
+        if let Some(client) = self.clients().get(&kind) {
             return Ok(client.clone());
         }
-        let built = match &key.trust {
-            Trust::Nothing => self.build(tls::client_config(&key.trust)?, &key)?,
+        let built = match &kind.trust {
+            Trust::Nothing => self.build(tls::client_config(&kind.trust)?, &kind)?,
             trust => {
                 let wanted = trust.clone();
                 let loaded = tokio::task::spawn_blocking(move || tls::client_config(&wanted)).await;
-                self.build(loaded.map_err(|e| Error::Usage(format!("cannot read certificates: {e}")))??, &key)?
+                self.build(loaded.map_err(|e| Error::Usage(format!("cannot read certificates: {e}")))??, &kind)?
             }
         };
-        Ok(self.clients().entry(key).or_insert(built).clone())
+        Ok(self.clients().entry(kind).or_insert(built).clone())
     }
 
-    fn clients(&self) -> std::sync::MutexGuard<'_, HashMap<Connecting, Client>> {
+    fn clients(&self) -> std::sync::MutexGuard<'_, HashMap<Kind, Client>> {
         self.clients.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn build(&self, tls: rustls::ClientConfig, key: &Connecting) -> Result<Client> {
+    fn build(&self, tls: rustls::ClientConfig, kind: &Kind) -> Result<Client> {
         let options = &self.options;
-        let stall = (key.watch == Watch::Connection).then_some(options.stall);
-        let connect_timeout = key.timeout;
+        let stall = (kind.watch == Watch::Connection).then_some(options.stall);
+        let connect_timeout = kind.timeout;
         let user_agent = HeaderValue::from_str(&options.user_agent)
             .map_err(|_| Error::Usage(format!("{:?} is no name of a program", options.user_agent)))?;
         if options.limiter.is_set() {

@@ -12,6 +12,8 @@ use super::{State, lock, now};
 const MAX_HOSTS: usize = 256;
 /// A run that moved less to or from a host tells nothing of its rate, in bytes.
 const TELLING: u64 = 1024 * 1024;
+/// A host that bears so many connections again is asked like any other.
+const FORGIVEN: usize = 16;
 /// Longer names of hosts are not remembered.
 const MAX_NAME: usize = 512;
 
@@ -28,6 +30,8 @@ pub struct HostRun {
     pub connections: usize,
     /// From a request to the head of its answer, the shortest that was seen.
     pub round_trip: Option<Duration>,
+    /// It complained of too many requests, and was left with so many connections.
+    pub ceiling: Option<usize>,
 }
 
 /// Bytes that moved one way.
@@ -64,13 +68,16 @@ pub struct HostRecord {
     /// From a request to the head of its answer, in microseconds, as the last run saw it; 0 if unknown.
     #[serde(default)]
     pub round_trip: u64,
+    /// More connections it did not bear; 0 if it never complained, or not for some runs.
+    #[serde(default)]
+    pub ceiling: usize,
     /// When it was last used, in seconds since 1970.
     pub time: u64,
 }
 
 impl HostRecord {
     fn new(host: &str) -> HostRecord {
-        HostRecord { host: host.to_owned(), down: None, up: None, connections: 0, round_trip: 0, time: 0 }
+        HostRecord { host: host.to_owned(), down: None, up: None, connections: 0, round_trip: 0, ceiling: 0, time: 0 }
     }
 
     fn learn(&mut self, run: &HostRun) {
@@ -83,6 +90,12 @@ impl HostRecord {
         if let Some(round_trip) = run.round_trip {
             self.round_trip = u64::try_from(round_trip.as_micros()).unwrap_or(u64::MAX);
         }
+        self.ceiling = match run.ceiling {
+            Some(ceiling) => ceiling,
+            // It may bear more than it did: twice as much is tried, until nothing holds it back.
+            None if self.ceiling < FORGIVEN => self.ceiling * 2,
+            None => 0,
+        };
         self.time = now();
     }
 }
@@ -104,7 +117,8 @@ impl State {
     /// Remembers what a run saw of the hosts that it used, beside what other processes wrote. Writes the file, once, if
     /// one of them told something.
     pub fn learn_hosts(&self, runs: &[HostRun]) {
-        let tells = |run: &&HostRun| run.host.len() <= MAX_NAME && run.down.rate().or(run.up.rate()).is_some();
+        let moved = |run: &HostRun| run.down.rate().or(run.up.rate()).is_some();
+        let tells = |run: &&HostRun| run.host.len() <= MAX_NAME && (moved(run) || run.ceiling.is_some());
         let runs: Vec<&HostRun> = runs.iter().filter(tells).collect();
         if runs.is_empty() {
             return;
@@ -149,7 +163,7 @@ mod tests {
     fn run(host: &str, bytes: u64, seconds: u64) -> HostRun {
         let down = Flow { bytes, time: Duration::from_secs(seconds) };
         let round_trip = Some(Duration::from_millis(20));
-        HostRun { host: host.into(), down, up: Flow::default(), connections: 8, round_trip }
+        HostRun { host: host.into(), down, up: Flow::default(), connections: 8, round_trip, ceiling: None }
     }
 
     #[test]
@@ -184,6 +198,17 @@ mod tests {
         state.learn_hosts(&[HostRun { up: down.down, down: Flow::default(), ..down }]);
         let record = state.host("h").unwrap();
         assert_eq!((record.down, record.up), (Some(4 * MIB), Some(MIB)));
+    }
+
+    #[test]
+    fn a_host_that_complained_is_asked_for_less_until_it_bears_more() {
+        let state = State::new(None);
+        let complained = HostRun { ceiling: Some(4), ..run("h", 0, 0) };
+        state.learn_hosts(&[complained]);
+        for expected in [4, 8, 16, 0, 0] {
+            assert_eq!(state.host("h").unwrap().ceiling, expected);
+            state.learn_hosts(&[run("h", 8 * MIB, 2)]);
+        }
     }
 
     #[test]

@@ -43,8 +43,9 @@ pub(super) enum Promise {
 pub(super) struct Traffic {
     moved: AtomicU64,
     local: AtomicU64,
-    /// Of those over a network, which host sent them; of those of this machine, which place had them.
+    /// Of those over a network, which host sent them.
     hosts: Mutex<BTreeMap<String, u64>>,
+    /// Of those from this machine, which place had them.
     places: Mutex<BTreeMap<String, u64>>,
     lost: Mutex<BTreeMap<Cause, u64>>,
     budget: Budget,
@@ -58,18 +59,21 @@ impl Traffic {
 
     /// Counts bytes that came from there.
     pub(super) fn count(&self, origin: &dyn Origin, bytes: u64) {
-        let (sum, by_name) = match origin.provenance() {
-            Provenance::Local => (&self.local, &self.places),
-            _ => (&self.moved, &self.hosts),
-        };
-        sum.fetch_add(bytes, Ordering::Relaxed);
-        if origin.provenance() != Provenance::Local {
-            self.budget.spend(bytes);
+        match origin.provenance() {
+            Provenance::Local => {
+                self.local.fetch_add(bytes, Ordering::Relaxed);
+                add(&self.places, origin.host(), bytes);
+            }
+            _ => self.count_sent(origin, bytes),
         }
-        let mut by_name = lock(by_name);
-        match by_name.get_mut(origin.host()) {
-            Some(count) => *count += bytes,
-            None => _ = by_name.insert(origin.host().to_owned(), bytes),
+    }
+
+    /// Counts bytes that came from there, and went on over a network.
+    pub(super) fn count_sent(&self, origin: &dyn Origin, bytes: u64) {
+        self.moved.fetch_add(bytes, Ordering::Relaxed);
+        self.budget.spend(bytes);
+        if origin.provenance() != Provenance::Local {
+            add(&self.hosts, origin.host(), bytes);
         }
     }
 
@@ -96,6 +100,14 @@ impl Traffic {
     /// Why more came than was planned, in bytes.
     pub(super) fn lost(&self) -> BTreeMap<Cause, u64> {
         lock(&self.lost).clone()
+    }
+}
+
+fn add(sums: &Mutex<BTreeMap<String, u64>>, name: &str, bytes: u64) {
+    let mut sums = lock(sums);
+    match sums.get_mut(name) {
+        Some(sum) => *sum += bytes,
+        None => _ = sums.insert(name.to_owned(), bytes),
     }
 }
 

@@ -18,6 +18,7 @@ use super::run::Run;
 use crate::content::Provenance;
 use crate::error::{Error, Fault};
 use crate::event::Event;
+use crate::limit::Direction;
 
 /// Failures in a row, each with a pause behind it, after which a mirror is left.
 const MAX_FAILURES: u32 = 2;
@@ -45,6 +46,7 @@ struct Flow {
     blob: usize,
     origin: usize,
     host: String,
+    provenance: Provenance,
     gauge: Arc<Gauge>,
     /// In bytes a second, of late.
     rate: f64,
@@ -156,13 +158,15 @@ impl Run<'_> {
             blob: *blob,
             origin: *origin,
             host: self.blobs[*blob].host(*origin).to_owned(),
+            provenance: self.blobs[*blob].provenance(*origin),
             gauge: Arc::clone(gauge),
             rate: gauge.recent(now),
         };
         let flows: Vec<Flow> = shared.map(flow).collect();
         self.call_for_help(&flows, now);
         for flow in &flows {
-            if flow.gauge.flowing(now) >= COMPARE_AFTER {
+            let is_host = matches!(flow.provenance, Provenance::Mirror | Provenance::Registry);
+            if is_host && flow.gauge.flowing(now) >= COMPARE_AFTER {
                 self.compare(flow, &flows);
             }
         }
@@ -170,6 +174,9 @@ impl Run<'_> {
 
     /// The registry joins where mirrors bring next to nothing; what they were asked for is claimed anew.
     fn call_for_help(&mut self, flows: &[Flow], now: Instant) {
+        // Where the user allows no more, it is not the mirrors that are slow.
+        let allowed = self.transfer.settings.limiter.rate(Direction::Down);
+        let least = allowed.map_or(NEXT_TO_NOTHING, |rate| NEXT_TO_NOTHING.min(rate.bytes() as f64 * CRAWLER));
         let blobs: BTreeSet<usize> = flows.iter().map(|flow| flow.blob).collect();
         for i in blobs {
             if !self.blobs[i].may_be_helped() {
@@ -181,7 +188,7 @@ impl Run<'_> {
                 flowing => flowing >= COMPARE_AFTER,
             };
             let all: f64 = of_blob().map(|flow| flow.rate).sum();
-            if all < NEXT_TO_NOTHING && of_blob().all(is_slow) {
+            if all < least && of_blob().all(is_slow) {
                 tracing::debug!(blob = %self.blobs[i].plan.descriptor.digest, rate = all, "the registry helps its mirrors");
                 self.blobs[i].is_helped = true;
                 of_blob().for_each(|flow| flow.gauge.cut.cancel());
@@ -193,10 +200,10 @@ impl Run<'_> {
     fn compare(&mut self, flow: &Flow, flows: &[Flow]) {
         let others = self.blobs[flow.blob].rivals(flow.origin);
         let best = others.map(|host| self.speed(host, flows)).fold(0.0, f64::max);
-        if flow.rate >= CRAWLER * best || self.report.left.contains_key(&flow.host) {
+        if flow.rate >= CRAWLER * best || best < NEXT_TO_NOTHING || self.report.left.contains_key(&flow.host) {
             return;
         }
-        match self.blobs[flow.blob].provenance(flow.origin) {
+        match flow.provenance {
             Provenance::Mirror => {
                 let kilobytes = |rate: f64| (rate / 1000.0).round();
                 let (own, other) = (kilobytes(flow.rate), kilobytes(best));
@@ -218,7 +225,7 @@ impl Run<'_> {
     /// Whether taking a part of the range of a connection that brings `rate` pays for a connection to `origin`.
     pub(super) fn may_relieve(&self, i: usize, origin: usize, rate: f64) -> bool {
         let own = self.pace.typical(self.blobs[i].host(origin));
-        own == 0.0 || own >= rate / 2.0
+        own == 0.0 || own >= rate / 2.0 || !self.is_shared(i)
     }
 
     /// Which part of a range a connection to `origin` takes away from one that brings `rate`, so that both end together.

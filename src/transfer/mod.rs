@@ -252,7 +252,7 @@ impl Plan {
 pub struct Report {
     /// Bytes of blobs that came or went over a network; those that came to go on at once are counted once.
     pub moved: u64,
-    /// Of these, how many each host sent.
+    /// Of those that came, how many each host sent.
     pub hosts: BTreeMap<String, u64>,
     /// Mirrors that are not asked any more, and why.
     pub left: BTreeMap<String, String>,

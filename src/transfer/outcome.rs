@@ -87,8 +87,7 @@ impl Run<'_> {
         let Way::Copy(origin) = plan.way() else { return };
         let (blob, place) = (plan.descriptor.digest.clone(), origin.host().to_owned());
         if sharing == Sharing::Whole {
-            self.traffic.count(Provenance::Local, plan.descriptor.size);
-            self.traffic.came_from(&place, plan.descriptor.size);
+            self.traffic.count(origin.as_ref(), plan.descriptor.size);
         }
         self.transfer.events.on(&Event::Reused { blob: blob.clone(), place });
         if sharing == Sharing::Whole {

@@ -12,6 +12,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::state::{HostRecord, State};
+
 /// Connections to a host that nothing is known about. More only pay where there are many small blobs, and there the
 /// first round trips count.
 const FIRST: usize = 16;
@@ -27,11 +29,12 @@ const SHORT_WAIT: Duration = Duration::from_millis(10);
 const REST: u32 = 30;
 
 /// The hosts of one transfer.
-#[derive(Debug)]
 pub(super) struct Pace {
     hosts: HashMap<String, Host>,
     /// Connections that one blob may have at most.
     streams: usize,
+    /// What former runs found out.
+    state: Arc<State>,
 }
 
 #[derive(Debug)]
@@ -45,6 +48,10 @@ struct Host {
     moved: Arc<AtomicU64>,
     /// What one connection usually brings, in bytes a second.
     typical: f64,
+    /// It complained.
+    is_limited: bool,
+    /// The numbers that were told last.
+    told: (usize, usize),
 }
 
 /// A number that doubles while that makes the rate grow.
@@ -106,9 +113,15 @@ impl Ladder {
 }
 
 impl Host {
-    fn new(streams: usize) -> Host {
+    /// A host with so many connections, of which one blob may have `streams`. One that complained in the last run gets no
+    /// more than it bore then.
+    fn new(known: Option<&HostRecord>, streams: usize) -> Host {
+        let connections = match known {
+            Some(known) if known.ceiling > 0 => Ladder::new(known.ceiling, known.ceiling.min(CEILING)),
+            known => Ladder::new(known.map_or(FIRST, |known| known.connections.max(FIRST)), CEILING),
+        };
         Host {
-            connections: Ladder::new(FIRST, CEILING),
+            connections,
             streams: Ladder::new(1, streams),
             active: 0,
             not_before: None,
@@ -116,33 +129,50 @@ impl Host {
             window: Instant::now(),
             moved: Arc::default(),
             typical: 0.0,
+            is_limited: false,
+            told: (0, 0),
         }
     }
 
+    /// Looks at the rate. Returns whether the numbers are others than those that were told.
     fn tick(&mut self, now: Instant) -> bool {
+        self.look(now);
+        let numbers = (self.connections.value, self.streams.value);
+        std::mem::replace(&mut self.told, numbers) != numbers
+    }
+
+    fn look(&mut self, now: Instant) {
         let length = now.saturating_duration_since(self.window);
         if length < SHORTEST_WINDOW.max(self.round_trip) {
-            return false;
+            return;
         }
         self.window = now;
         let rate = self.moved.swap(0, Ordering::Relaxed) as f64 / length.as_secs_f64();
         if rate == 0.0 {
-            return false;
+            return;
         }
-        let before = (self.connections.value, self.streams.value);
         if self.connections.is_in_use() {
             self.connections.step(rate);
         } else if self.streams.is_in_use() {
             self.streams.step(rate);
         }
-        before != (self.connections.value, self.streams.value)
     }
 }
 
 impl Pace {
     /// Hosts of which nothing is known, for blobs of at most `streams` connections each.
     pub(super) fn new(streams: usize) -> Pace {
-        Pace { hosts: HashMap::new(), streams: streams.max(1) }
+        Pace { hosts: HashMap::new(), streams: streams.max(1), state: Arc::new(State::new(None)) }
+    }
+
+    /// The same, with what former runs found out.
+    pub(super) fn remembering(self, state: &Arc<State>) -> Pace {
+        Pace { state: Arc::clone(state), ..self }
+    }
+
+    /// How many connections a host was left with that complained in this run.
+    pub(super) fn ceiling(&self, host: &str) -> Option<usize> {
+        self.hosts.get(host).filter(|entry| entry.is_limited).map(|entry| entry.connections.value)
     }
 
     /// Takes a connection to `host` if one is free.
@@ -236,6 +266,8 @@ impl Pace {
         if is_news {
             let half = (entry.connections.value / 2).max(1);
             entry.connections = Ladder::new(half, half.max(2));
+            entry.is_limited = true;
+            entry.told.0 = half;
         }
         entry.connections.value
     }
@@ -256,7 +288,8 @@ impl Pace {
 
     fn host(&mut self, name: &str) -> &mut Host {
         if !self.hosts.contains_key(name) {
-            self.hosts.insert(name.to_owned(), Host::new(self.streams));
+            let known = self.state.host(name);
+            self.hosts.insert(name.to_owned(), Host::new(known.as_ref(), self.streams));
         }
         self.hosts.get_mut(name).expect("the host was just inserted")
     }
@@ -265,6 +298,7 @@ impl Pace {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::state::{Flow, HostRun};
 
     fn take_all(pace: &mut Pace, now: Instant) -> usize {
         (0..100).filter(|_| pace.take("h", now)).count()
@@ -342,5 +376,37 @@ mod tests {
         assert_eq!(pace.busy("h", Duration::from_secs(3), now), FIRST / 2);
         assert!(!pace.take("h", now + Duration::from_secs(2)));
         assert_eq!(take_all(&mut pace, now + Duration::from_secs(3)), FIRST / 2);
+        assert_eq!(pace.ceiling("h"), Some(FIRST / 2));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_run_begins_with_what_the_last_one_found_out() {
+        let state = Arc::new(State::new(None));
+        let (flow, round_trip) = (Flow { bytes: 10_000_000, time: Duration::from_secs(1) }, None);
+        let run = |connections, ceiling| {
+            let host = "h".to_owned();
+            HostRun { host, down: flow, up: Flow::default(), connections, round_trip, ceiling }
+        };
+        let begins_with = |state: &Arc<State>| {
+            let mut pace = Pace::new(16).remembering(state);
+            let taken = take_all(&mut pace, Instant::now());
+            (taken, pace.tick(Instant::now()))
+        };
+        assert_eq!(begins_with(&state), (FIRST, vec![("h".into(), FIRST)]));
+        // Few blobs need few connections: that says nothing about what the host bears.
+        for (run, expected) in [(run(2, None), FIRST), (run(28, None), 28), (run(28, Some(4)), 4), (run(4, None), 8)] {
+            state.learn_hosts(&[run]);
+            assert_eq!(begins_with(&state), (expected, vec![("h".into(), expected)]));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn numbers_are_told_when_they_change() {
+        let (mut pace, now) = (Pace::new(16), Instant::now());
+        take_all(&mut pace, now);
+        assert_eq!(pace.tick(now), [("h".to_owned(), FIRST)]);
+        assert_eq!(pace.tick(now), []);
+        pace.busy("h", Duration::ZERO, now);
+        assert_eq!(pace.tick(now), [], "who halved it has told it");
     }
 }

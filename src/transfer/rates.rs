@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::pace::Pace;
 use super::run::Run;
 use crate::content::Provenance;
 use crate::state::{Flow, HostRun};
@@ -81,13 +82,14 @@ impl Rates {
         self.hosts.entry(host.to_owned()).or_default()
     }
 
-    fn runs(&self) -> Vec<HostRun> {
+    fn runs(&self, pace: &Pace) -> Vec<HostRun> {
         let run = |(host, seen): (&String, &Seen)| HostRun {
             host: host.clone(),
             down: seen.down.flow(),
             up: seen.up.flow(),
             connections: seen.connections,
             round_trip: seen.round_trip,
+            ceiling: pace.ceiling(host),
         };
         self.hosts.iter().map(run).collect()
     }
@@ -102,7 +104,7 @@ impl Run<'_> {
                 self.rates.came(origin.host(), gauge.since, gauge.moved.load(Ordering::Relaxed));
             }
         }
-        let (state, runs) = (Arc::clone(&self.transfer.state), self.rates.runs());
+        let (state, runs) = (Arc::clone(&self.transfer.state), self.rates.runs(&self.pace));
         // A hint only: one that is lost costs nothing but a guess.
         let _ = tokio::task::spawn_blocking(move || state.learn_hosts(&runs)).await;
     }
@@ -122,9 +124,9 @@ mod tests {
         rates.came("h", began, 10);
         tokio::time::advance(5 * second).await;
         rates.came("h", began + 6 * second, 10);
-        assert_eq!(rates.runs()[0].down, Flow { bytes: 30, time: 3 * second });
+        assert_eq!(rates.runs(&Pace::new(1))[0].down, Flow { bytes: 30, time: 3 * second });
         rates.came("h", began, 1);
-        assert_eq!(rates.runs()[0].down, Flow { bytes: 31, time: 7 * second });
+        assert_eq!(rates.runs(&Pace::new(1))[0].down, Flow { bytes: 31, time: 7 * second });
     }
 
     #[tokio::test(start_paused = true)]
@@ -145,7 +147,7 @@ mod tests {
         let mut rates = Rates::default();
         let trip = |ms| Some(Duration::from_millis(ms));
         [(2, trip(9)), (8, trip(5)), (4, None)].into_iter().for_each(|(n, trip)| rates.served("h", n, trip));
-        let run = &rates.runs()[0];
+        let run = &rates.runs(&Pace::new(1))[0];
         assert_eq!((run.connections, run.round_trip), (8, trip(5)));
     }
 }

@@ -108,7 +108,7 @@ impl<'a> Run<'a> {
             waiting: waiting.into(),
             under_way: BTreeSet::new(),
             images,
-            pace: Pace::new(transfer.settings.streams),
+            pace: Pace::new(transfer.settings.streams).remembering(&transfer.state),
             tasks: JoinSet::new(),
             open: HashMap::new(),
             traffic: Arc::new(Traffic::new(transfer.settings.budget.clone())),
@@ -207,6 +207,7 @@ impl<'a> Run<'a> {
         for (host, allowed) in self.pace.tick(now) {
             self.connections_changed(host, allowed);
         }
+        self.watch_hosts(now);
         let limiter = &self.transfer.settings.limiter;
         let buffer = limiter.buffer(Direction::Down);
         if std::mem::replace(&mut self.buffer, buffer) != buffer {
@@ -217,7 +218,6 @@ impl<'a> Run<'a> {
         if limiter.rate(Direction::Down).is_some() {
             return;
         }
-        self.watch_hosts(now);
         for ((blob, _), (origin, gauge)) in &self.open {
             let host = self.blobs[*blob].host(*origin);
             if gauge.flowing(now) >= COMPARE_AFTER && gauge.rate(now) < CRAWLER * self.pace.typical(host) {

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::active::Traffic;
 use super::fetch::PROGRESS;
-use crate::content::{Body, Extent, Origin, Standing, Upload};
+use crate::content::{Body, Extent, Origin, Provenance, Standing, Upload};
 use crate::error::{Error, Fault, Result};
 use crate::event::{Cause, Event, Events};
 use crate::oci::Descriptor;
@@ -164,10 +164,15 @@ impl Stream {
             return Ok(0);
         }
         self.upload.write(piece).await.map_err(|error| self.broken(error))?;
-        self.traffic.count(origin, count);
+        self.traffic.count_sent(origin, count);
         self.reached.fetch_max(at + count, Ordering::Relaxed);
         let blob = self.descriptor.digest.clone();
-        self.events.on(&Event::Bytes { blob, count, provenance: origin.provenance() });
+        // What comes from a file here travels all the same.
+        let provenance = match origin.provenance() {
+            Provenance::Local => Provenance::Registry,
+            network => network,
+        };
+        self.events.on(&Event::Bytes { blob, count, provenance });
         Ok(count)
     }
 
@@ -186,7 +191,7 @@ impl Stream {
 
     fn lost(&self, origin: &dyn Origin, cause: Cause, count: u64) {
         if count > 0 {
-            self.traffic.count(origin, count);
+            self.traffic.count_sent(origin, count);
             self.traffic.lose(cause, count);
             self.events.on(&Event::Lost { blob: self.descriptor.digest.clone(), count, cause });
         }

@@ -3,6 +3,7 @@
 mod bounds;
 mod faults;
 mod local;
+mod mirrors;
 mod streams;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};

@@ -163,16 +163,25 @@ pub struct DockerRegistry {
 impl DockerRegistry {
     /// An empty registry without authentication.
     pub fn start() -> DockerRegistry {
-        // Somebody else may take the port between our look and its bind.
-        (0..5).find_map(|_| DockerRegistry::try_start(None)).expect("docker-registry starts")
+        DockerRegistry::start_with(None, "")
     }
 
     /// An empty registry for the users in `htpasswd` (bcrypt).
     pub fn start_with_passwords(htpasswd: &str) -> DockerRegistry {
-        (0..5).find_map(|_| DockerRegistry::try_start(Some(htpasswd))).expect("docker-registry starts")
+        DockerRegistry::start_with(Some(htpasswd), "")
     }
 
-    fn try_start(htpasswd: Option<&str>) -> Option<DockerRegistry> {
+    /// A cache that asks the registry at `host` for what it does not have.
+    pub fn start_cache_of(host: &str) -> DockerRegistry {
+        DockerRegistry::start_with(None, &format!("proxy:\n  remoteurl: http://{host}\n"))
+    }
+
+    fn start_with(htpasswd: Option<&str>, more: &str) -> DockerRegistry {
+        // Somebody else may take the port between our look and its bind.
+        (0..5).find_map(|_| DockerRegistry::try_start(htpasswd, more)).expect("docker-registry starts")
+    }
+
+    fn try_start(htpasswd: Option<&str>, more: &str) -> Option<DockerRegistry> {
         let (port, dir) = (free_port(), tempfile::tempdir().expect("a temporary folder"));
         let config = dir.path().join("config.yml");
         let users = dir.path().join("htpasswd");
@@ -182,7 +191,7 @@ impl DockerRegistry {
         });
         let text = format!(
             "version: 0.1\nlog:\n  level: info\nstorage:\n  filesystem:\n    rootdirectory: {}\n  delete:\n    enabled: true\n\
-             http:\n  addr: 127.0.0.1:{port}\n{auth}",
+             http:\n  addr: 127.0.0.1:{port}\n{auth}{more}",
             dir.path().join("data").display()
         );
         fs::write(&config, text).expect("a file in a temporary folder");

@@ -1,0 +1,8 @@
+//! Mirrors: which hosts are asked for what, by whose configuration, and what follows when one fails or lies.
+
+mod real;
+mod relay;
+mod scene;
+mod secrets;
+mod shown;
+mod told;
