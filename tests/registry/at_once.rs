@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use layerpull::content::{Begun, Holding, Sink, Standing};
 use layerpull::error::Error;
-use layerpull::registry::{Environment, Options};
+use layerpull::registry::{Credential, Environment, Options};
 
 use super::keeper::{Fault, Keeper, Kept};
 use super::scripted::options;
@@ -54,9 +54,11 @@ async fn a_body_that_is_cut_goes_on_in_chunks_where_the_registry_stands() {
 
 #[tokio::test]
 async fn refusals_in_mid_body_cost_a_session_and_no_more() {
-    for fault in [Fault::Early(404, ""), Fault::Early(416, ""), Fault::Early(503, ""), Fault::CutAndLose(MIB)] {
+    let refusals = [404, 416, 401, 503].map(|status| Fault::Early(status, "WWW-Authenticate: Basic realm=\"r\"\r\n"));
+    for fault in refusals.into_iter().chain([Fault::CutAndLose(MIB)]) {
         let keeper = Keeper::start(|kept| kept.faults.push(("PUT", fault.clone()))).await;
-        let (sink, blob) = (repository(&keeper, long()), bytes(7 * MIB));
+        let options = Options { credential: Some(Credential::password("ann", "secret")), ..long() };
+        let (sink, blob) = (repository(&keeper, options), bytes(7 * MIB));
         let upload = begin(&sink, &blob, &[]).await;
         assert!(finish(&*upload, &blob).await.unwrap_err().is_transient());
         assert_eq!(upload.resume().await.unwrap(), Standing::Open);

@@ -271,6 +271,7 @@ fn respond(kept: &mut Kept, authority: &str, (method, target, session): (&str, &
             kept.sessions.insert(session.clone(), Vec::new());
             (format!("202 Accepted\r\n{}", located(kept, authority, &session)), String::new())
         }
+        ("PUT", false) if target.contains("/manifests/") => ("201 Created\r\n".into(), String::new()),
         (_, true) if !kept.sessions.contains_key(session) => unknown(),
         ("GET", true) => (format!("204 No Content\r\n{}", located(kept, authority, session)), String::new()),
         ("DELETE", true) => {

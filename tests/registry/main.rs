@@ -2,6 +2,7 @@
 
 mod at_once;
 mod auth;
+mod copies;
 mod fresh;
 mod keeper;
 mod kept_uploads;

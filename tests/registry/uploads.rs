@@ -223,6 +223,9 @@ async fn a_lost_session_begins_again_at_the_beginning() {
         assert_eq!(upload.offset(), 0);
         finish(&*upload, &blob).await.unwrap();
         assert!(is_there(&keeper, &blob), "{fault:?}");
+        // What was confirmed, and the chunk that was lost on its way.
+        assert!(keeper.received() <= (6 + 3 + 9) * MIB, "{fault:?}: {}", keeper.received());
+        assert_eq!(keeper.methods().iter().filter(|method| *method == "POST").count(), 2, "{fault:?}");
     }
 }
 

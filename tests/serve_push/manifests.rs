@@ -120,7 +120,7 @@ async fn a_signature_says_what_it_is_attached_to_and_is_listed() {
 }
 
 #[tokio::test]
-async fn a_manifest_without_a_tag_stays_for_a_day() {
+async fn a_manifest_without_a_tag_stays_until_it_is_deleted() {
     let registry = Registry::start().await;
     let client = registry.client();
     let image = Image::tiny("unnamed");
@@ -128,13 +128,33 @@ async fn a_manifest_without_a_tag_stays_for_a_day() {
     let path = format!("a/manifests/{}", image.digest());
     assert_eq!(client.put_manifest("a", &image.digest().to_string(), image.root()).await.status(), 201);
     client.begin("a").await;
-    registry.store.collect(Collect::default()).await.unwrap();
+    let all = || Collect { spare: Spare::Nothing, ..Collect::default() };
+    let collected = registry.store.collect(all()).await.unwrap();
+    assert_eq!((collected.blobs.len(), collected.uploads.len()), (0, 1));
     let got = client.request(Method::GET, &path).header(ACCEPT, MediaType::OCI_MANIFEST).send().await.unwrap();
     assert_eq!(got.bytes().await.unwrap(), image.root().bytes);
-    let all = Collect { spare: Spare::Nothing, ..Collect::default() };
-    let collected = registry.store.collect(all).await.unwrap();
-    assert_eq!((collected.blobs.len(), collected.uploads.len()), (3, 1));
+    assert_eq!(client.send(Method::DELETE, &path).await.status(), StatusCode::ACCEPTED);
+    assert_eq!(registry.store.collect(all()).await.unwrap().blobs.len(), 3);
     assert_eq!(client.send(Method::GET, &path).await.status(), 404);
+}
+
+#[tokio::test]
+async fn what_a_tag_or_an_index_names_has_no_name_of_its_own() {
+    let registry = Registry::start().await;
+    let client = registry.client();
+    let children = ["one", "two"].map(Image::tiny);
+    let index = Image::index(&children);
+    put_blobs(client, "a", &index).await;
+    for manifest in &index.manifests {
+        assert_eq!(client.put_manifest("a", &manifest.digest.to_string(), manifest).await.status(), 201);
+    }
+    assert_eq!(registry.names().await, [format!("{}/a@{}", registry.address, index.digest())]);
+    // Somebody else's name of a child is not touched.
+    put_blobs(client, "b", &children[0]).await;
+    client.put_manifest("b", &children[0].digest().to_string(), children[0].root()).await;
+    assert_eq!(client.put_manifest("a", "1", index.root()).await.status(), 201);
+    let other = format!("{}/b@{}", registry.address, children[0].digest());
+    assert_eq!(registry.names().await, [format!("{}/a:1", registry.address), other]);
 }
 
 #[tokio::test]

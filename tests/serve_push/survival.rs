@@ -7,7 +7,7 @@ use layerpull::oci::Digest;
 use layerpull::store::{Collect, Spare};
 use reqwest::{Method, StatusCode};
 use support::command::{Layerpull, Running};
-use support::images::Content;
+use support::images::{Content, Image};
 use tokio::io::AsyncWriteExt;
 
 use crate::scene::{Client, Registry};
@@ -39,6 +39,30 @@ async fn a_chunk_that_was_on_its_way_when_the_server_was_killed_is_gone_on_with(
     let end = client.request(Method::PUT, &format!("{location}?digest={}", Digest::of(&bytes)));
     let end = end.body(bytes.slice(last as usize + 1..)).send().await.unwrap();
     assert_eq!(end.status(), StatusCode::CREATED);
+}
+
+#[tokio::test]
+async fn a_manifest_that_has_only_a_digest_is_there_after_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let image = Image::tiny("unnamed");
+    let put = |client: Client| {
+        let image = image.clone();
+        async move {
+            for blob in &image.blobs {
+                client.put_blob("a", &blob.content.to_bytes()).await;
+            }
+            client.put_manifest("a", &image.digest().to_string(), image.root()).await.status()
+        }
+    };
+    let (server, client) = serve(dir.path());
+    assert_eq!(put(client).await, StatusCode::CREATED);
+    let address = client.0.to_string();
+    server.kill();
+    let words = ["serve", "--writable", "--no-auth", "--listen", &address];
+    let server = Layerpull::new().args(words).store(dir.path()).spawn();
+    server.until_stderr("\n");
+    let got = client.send(Method::GET, &format!("a/manifests/{}", image.digest())).await;
+    assert_eq!((got.status(), got.bytes().await.unwrap()), (StatusCode::OK, image.root().bytes.clone()));
 }
 
 #[tokio::test]

@@ -1,5 +1,7 @@
 //! Manifests and tags (distribution-spec, "Pushing Manifests" and "Deleting manifests").
 
+use std::collections::HashSet;
+
 use http::{HeaderMap, HeaderName, Response, StatusCode, header};
 use hyper::body::Incoming;
 
@@ -7,7 +9,7 @@ use super::{Pushes, body, empty};
 use crate::content::{Root, Sink};
 use crate::error::Error;
 use crate::oci::manifest::MAX_MANIFEST_SIZE;
-use crate::oci::{Descriptor, Manifest, MediaType, RawManifest, Reference};
+use crate::oci::{Descriptor, Digest, Manifest, MediaType, RawManifest, Reference};
 use crate::serve::answer::{CONTENT_DIGEST, value};
 use crate::serve::body::Body;
 use crate::serve::failure::Failure;
@@ -16,8 +18,8 @@ use crate::serve::routes::Selector;
 const SUBJECT: HeaderName = HeaderName::from_static("oci-subject");
 
 impl Pushes {
-    /// Takes a manifest whose children are all here. One that has only a digest is found by it as long as this process
-    /// remembers that; it has no name, so a `gc` removes it when it is older than a day and nothing that has one needs it.
+    /// Takes a manifest whose children are all here. One that was pushed by its digest is kept under that, until an index or
+    /// a tag of the repository names it; a referrer is kept by its subject.
     pub(super) async fn put_manifest(
         &self,
         repository: &Reference,
@@ -25,16 +27,18 @@ impl Pushes {
         headers: &HeaderMap,
         body: &mut Incoming,
     ) -> Result<Response<Body>, Failure> {
-        let name = tag_name(repository, &selector)?;
+        let tag = tag_name(repository, &selector)?;
         let bytes = body::whole(body, MAX_MANIFEST_SIZE).await?;
         let (raw, manifest) = understand(headers, bytes, &selector)?;
         let _guard = self.guard().await?;
         self.store.require_children(&manifest).await.map_err(missing)?;
         self.store.put_manifest(&raw).await.map_err(Failure::from_write)?;
         let root = Root { descriptor: raw.descriptor(), platforms: None };
-        if let Some(name) = name {
+        let own = || manifest.subject().is_none().then(|| repository.at(raw.digest.clone()));
+        if let Some(name) = tag.clone().or_else(own) {
             self.store.tag(&name, &root).await.map_err(missing)?;
         }
+        self.release(repository, tag.is_some().then_some(&raw.digest), &manifest).await?;
         let mut response = empty(StatusCode::CREATED);
         let path = format!("/v2/{}/manifests/{}", repository.repository(), raw.digest);
         response.headers_mut().insert(header::LOCATION, value(path));
@@ -44,6 +48,37 @@ impl Pushes {
         }
         self.arrivals.add(repository.repository(), root.descriptor);
         Ok(response)
+    }
+
+    /// What has a tag now, and the children of an index, are not kept under their digests any more.
+    async fn release(
+        &self,
+        repository: &Reference,
+        tagged: Option<&Digest>,
+        manifest: &Manifest,
+    ) -> Result<(), Failure> {
+        let children = match manifest {
+            Manifest::Index(index) => index.manifests.iter().map(|child| &child.digest).collect(),
+            Manifest::Image(_) => HashSet::new(),
+        };
+        if tagged.is_none() && children.is_empty() {
+            return Ok(());
+        }
+        for (name, root) in self.store.names().await.map_err(Failure::from_write)? {
+            let is_named = Some(&root.digest) == tagged || children.contains(&root.digest);
+            if name.tag().is_none() && name.name() == repository.name() && is_named {
+                self.unname(&name, root).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn unname(&self, name: &Reference, root: Descriptor) -> Result<(), Failure> {
+        match self.store.remove(&name.pinned(root.digest)).await {
+            // Somebody else removed it, or made it point elsewhere, since it was looked at.
+            Ok(_) | Err(Error::NotFound { .. }) => Ok(()),
+            Err(error) => Err(Failure::from_write(error)),
+        }
     }
 
     /// Removes a tag, or every tag of the repository that points to a digest. The blobs stay for a `gc`.
@@ -66,11 +101,7 @@ impl Pushes {
             return Err(Failure::manifest_unknown(selector));
         }
         for (name, root) in meant {
-            match self.store.remove(&name.pinned(root.digest)).await {
-                // Somebody else removed it, or made it point elsewhere, since it was looked at.
-                Ok(_) | Err(Error::NotFound { .. }) => {}
-                Err(error) => return Err(Failure::from_write(error)),
-            }
+            self.unname(&name, root).await?;
         }
         Ok(empty(StatusCode::ACCEPTED))
     }

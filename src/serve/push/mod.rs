@@ -6,7 +6,7 @@
 //!
 //! - `upload`: blobs, by sessions. `body`: what a request carries. `sessions`: who writes which.
 //! - `manifest`: manifests and tags.
-//! - `arrivals`: what came and has no name yet.
+//! - `arrivals`: what came and may have no name yet.
 
 mod arrivals;
 mod body;
