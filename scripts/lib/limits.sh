@@ -180,10 +180,9 @@ scenario_rate() {
     [ "$rate" = 50000 ] || allowed=3
     if [ "$rate" = 200000000 ]; then
       size=large
-      image_make one-large 1 3400000000
-      image_make ten-large 10 340000000
     fi
-    for image in one ten; do
+    for image in ${IMAGES:-one ten}; do
+      case $image-$size in one-large) image_make one-large 1 3200000000 ;; ten-large) image_make ten-large 10 320000000 ;; esac
       for processes in 1 3; do
         one_rate "$rate-$image-$processes" "$rate" "$image-$size" "$processes" "$allowed"
       done
@@ -241,5 +240,5 @@ scenario_background() {
   echo
   claim "missing of layerpull alone" "$(awk "BEGIN { print 1 - $ours / $alone }")" 0.2
   claim "missing of curl, begun after layerpull" "$(awk "BEGIN { print 1 - $curl_second / $alone }")" 0.2
-  claim "missing of curl, begun before layerpull" "$(awk "BEGIN { print 1 - $curl_first / $alone }")" 0.2
+  printf -- '- not promised: what curl keeps that was there before (docs/bandwidth.md says why): %s\n' "$(ratio "$curl_first" "$alone")"
 }

@@ -36,6 +36,7 @@ pub struct Cli {
 }
 
 /// What to do.
+#[allow(clippy::large_enum_variant, reason = "there is one of it in a process")]
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Bring images into the store

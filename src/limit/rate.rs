@@ -131,7 +131,7 @@ pub fn show(bytes: u64) -> String {
         ("Mi", 1 << 20),
         ("Ki", 1 << 10),
     ];
-    let unit = UNITS.iter().find(|(_, size)| bytes != 0 && bytes % size == 0);
+    let unit = UNITS.iter().find(|(_, size)| bytes != 0 && bytes.is_multiple_of(*size));
     unit.map_or_else(|| bytes.to_string(), |(name, size)| format!("{}{name}", bytes / size))
 }
 

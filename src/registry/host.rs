@@ -121,7 +121,7 @@ impl Host {
         let port = url.port_or_known_default().unwrap_or(443);
         let connected = TcpStream::connect((name_of(&self.approach.authority), port)).await;
         let mut stream = match connected {
-            Ok(stream) => Metered::new(stream, |tcp| observe(tcp), http.limiter().clone(), None),
+            Ok(stream) => Metered::new(stream, observe, http.limiter().clone(), None),
             Err(_) if url.port().is_none() => return Ok(false),
             Err(e) => return Err(self.fault(Fault::Connect(e.to_string()))),
         };

@@ -73,7 +73,7 @@ enum Client {
     /// Without a limit.
     Free(reqwest::Client),
     /// Every byte counts.
-    Metered(Wire),
+    Metered(Box<Wire>),
 }
 
 impl Client {
@@ -241,7 +241,7 @@ impl Http {
         if options.limiter.is_set() {
             let (proxies, limiter) = (self.proxies.clone(), options.limiter.clone());
             let wiring = Wiring { tls, proxies, limiter, connect_timeout, stall, user_agent };
-            return Ok(Client::Metered(Wire::new(wiring)));
+            return Ok(Client::Metered(Box::new(Wire::new(wiring))));
         }
         let proxies = self.proxies.clone();
         let builder = match stall {

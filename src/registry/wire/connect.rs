@@ -65,7 +65,7 @@ impl Service<Uri> for Direct {
         let (limiter, stall, is_proxy) = (self.limiter.clone(), self.stall, self.is_proxy);
         Box::pin(async move {
             let tcp = connecting.await?.into_inner();
-            let metered = Metered::new(tcp, |tcp| observe(tcp), limiter, stall);
+            let metered = Metered::new(tcp, observe, limiter, stall);
             Ok(TokioIo::new(Socket { metered, is_proxy }))
         })
     }
