@@ -39,7 +39,7 @@ pub enum Command {
     Pull(pull::Args),
     /// Bring images of the store to a registry
     Push(push::Args),
-    /// Copy an image from one registry to another
+    /// Copy an image from one place to another
     #[command(visible_alias = "cp")]
     Copy(copy::Args),
     /// Mirror the images that a file names
@@ -49,7 +49,7 @@ pub enum Command {
     Export(export::Args),
     /// Bring the images of archives into the store
     Import(import::Args),
-    /// Load images of the store into docker, podman or containerd, or an archive into the store
+    /// Load images of the store into an engine, or an archive into the store
     Load(load::Args),
     /// List what the store or an engine has, for exports that leave it out
     Inventory(inventory::Args),
