@@ -8,6 +8,7 @@ use super::attached::{self, Along, Hanging};
 use super::place::{locals, registry, with_local};
 use super::recompress::Recompress;
 use super::results::{Done, Pulled, Size};
+use super::spool::read_small;
 use super::{Context, exit};
 use crate::archive::{Archive, Contents, Wanted, volumes_of};
 use crate::content::file::read_bounded;
@@ -16,7 +17,7 @@ use crate::error::{Error, Result};
 use crate::event::{Event, Events};
 use crate::oci::inventory::MAX_INVENTORY_SIZE;
 use crate::oci::manifest::MAX_DEPTH;
-use crate::oci::{Descriptor, Digest, Inventory, RawManifest, Reference};
+use crate::oci::{Descriptor, Digest, Inventory, Manifest, RawManifest, Reference, config};
 use crate::store::Store;
 use crate::transfer::{Job, Platforms};
 
@@ -225,27 +226,58 @@ pub struct OtherSide<'a> {
     pub base: &'a [PathBuf],
 }
 
+/// What may be left out.
+#[derive(Debug, Default)]
+pub struct Has {
+    blobs: BTreeSet<Digest>,
+    chains: BTreeSet<Digest>,
+}
+
 impl OtherSide<'_> {
     /// What may be left out.
     ///
     /// # Errors
     /// `Store` and `Invalid` when a file cannot be read, or is something else.
-    pub fn has(&self) -> Result<BTreeSet<Digest>> {
-        let mut has = BTreeSet::new();
+    pub fn has(&self) -> Result<Has> {
+        let mut has = Inventory::default();
         for path in self.have {
-            has.extend(inventory(path)?.blobs);
+            has = has.with(inventory(path)?);
         }
         let mut each = self.have_each.iter().map(|path| inventory(path));
         if let Some(first) = each.next() {
             let common = each.try_fold(first?, |common, other| Ok::<_, Error>(common.common(&other?)))?;
-            has.extend(common.blobs);
+            has = has.with(common);
         }
         for volumes in volumes_of(self.base)? {
             let archive = Archive::open(&volumes)?;
-            has.extend(archive.held()?);
-            has.extend(archive.presumed().iter().map(|presumed| presumed.digest.clone()));
+            has.blobs.extend(archive.held()?);
+            has.blobs.extend(archive.presumed().iter().map(|presumed| presumed.digest.clone()));
         }
-        Ok(has)
+        Ok(Has { blobs: has.blobs, chains: has.chains })
+    }
+}
+
+impl Has {
+    /// What of `contents` is left out: blobs that the other side has, and layers that it knows wherever they stand.
+    ///
+    /// # Errors
+    /// `Invalid`, `Store` when a configuration cannot be read.
+    pub async fn of(self, contents: &Contents, store: &Store) -> Result<BTreeSet<Digest>> {
+        let (mut known, mut needed) = (BTreeSet::new(), BTreeSet::new());
+        let images = contents.manifests().filter(|_| !self.chains.is_empty()).filter_map(|raw| raw.parse().ok());
+        for manifest in images {
+            let Manifest::Image(image) = manifest else { continue };
+            let diff_ids = match image.config.media_type.is_config() {
+                true => config::diff_ids(&read_small(store, &image.config.digest).await?).unwrap_or_default(),
+                false => Vec::new(),
+            };
+            let chains = config::chain_ids(&diff_ids).into_iter().map(Some).chain(std::iter::repeat(None));
+            for (layer, chain) in image.layers.iter().zip(chains) {
+                let is_known = chain.is_some_and(|chain| self.chains.contains(&chain));
+                if is_known { &mut known } else { &mut needed }.insert(layer.digest.clone());
+            }
+        }
+        Ok(self.blobs.into_iter().chain(known.into_iter().filter(|layer| !needed.contains(layer))).collect())
     }
 }
 

@@ -37,7 +37,7 @@ pub async fn spool(mut from: Sequential, store: &Store, events: &Events) -> Resu
         spool.take(&entry, &mut from).await?;
     }
     for (path, digest) in spool.seen.strayed(&place)? {
-        let bytes = spool.read(&digest).await?;
+        let bytes = read_small(store, &digest).await?;
         spool.seen.give(&path, bytes);
     }
     Ok(Spooled { archive: Archive::passed(&place, &spool.seen)?, written: spool.written })
@@ -126,19 +126,22 @@ impl Spool<'_> {
         self.written += count;
         self.events.on(&Event::Bytes { blob: blob.clone(), count, provenance: Provenance::Local });
     }
+}
 
-    /// A small file that went into the store.
-    async fn read(&self, digest: &Digest) -> Result<Bytes> {
-        let blob = self.store.resolve_blob(digest)?;
-        if blob.size > MAX_CONFIG_SIZE {
-            let why = format!("a configuration of {} bytes, more than {MAX_CONFIG_SIZE}", blob.size);
-            return Err(Error::Invalid { what: digest.to_string(), place: Source::place(self.store), why });
-        }
-        let origins = self.store.origins(&blob);
-        let Some(origin) = origins.first().filter(|_| blob.size > 0) else { return Ok(Bytes::new()) };
-        let bytes = verified(origin.open(0..blob.size).await?.bytes, blob, Source::place(self.store));
-        Ok(bytes.try_collect::<Vec<_>>().await?.concat().into())
+/// The bytes of a configuration in the store.
+///
+/// # Errors
+/// `NotFound`, `Verification`, `Store`; `Invalid` when it is larger than any.
+pub async fn read_small(store: &Store, digest: &Digest) -> Result<Bytes> {
+    let blob = store.resolve_blob(digest)?;
+    if blob.size > MAX_CONFIG_SIZE {
+        let why = format!("a configuration of {} bytes, more than {MAX_CONFIG_SIZE}", blob.size);
+        return Err(Error::Invalid { what: digest.to_string(), place: Source::place(store), why });
     }
+    let origins = store.origins(&blob);
+    let Some(origin) = origins.first().filter(|_| blob.size > 0) else { return Ok(Bytes::new()) };
+    let bytes = verified(origin.open(0..blob.size).await?.bytes, blob, Source::place(store));
+    Ok(bytes.try_collect::<Vec<_>>().await?.concat().into())
 }
 
 /// The bytes came out of the archive, and the store is not to blame.

@@ -9,10 +9,11 @@ use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
 use serde::Deserialize;
 
 use super::api::{Api, socket_of};
-use super::image::{Image, chain};
+use super::image::Image;
 use super::watch::{STANDSTILL, watched};
 use super::{Engine, Holdings, Known, MAX_HELD, Shipment};
 use crate::error::{Error, Result};
+use crate::oci::config::chain_ids;
 use crate::oci::{Descriptor, Digest, Reference};
 
 /// Where docker listens unless something else is said.
@@ -152,7 +153,7 @@ impl Engine for Docker {
             if diff_ids.len() + layers.len() > MAX_HELD {
                 break;
             }
-            chains.extend(chain(&layers));
+            chains.extend(chain_ids(&layers));
             diff_ids.extend(layers);
         }
         // With containerd's store behind it, it wants every blob, and tells of none.

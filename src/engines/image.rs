@@ -1,9 +1,9 @@
 //! An image that an engine is to get: one platform, by its name.
 
 use bytes::Bytes;
-use serde::Deserialize;
 
 use crate::error::{Error, Result};
+use crate::oci::config::{chain_ids, diff_ids};
 use crate::oci::{self, Descriptor, Digest, Manifest, RawManifest, Reference};
 
 /// Layers of one image, at most. Engines stop at some hundred.
@@ -69,7 +69,7 @@ impl Image {
 
     /// Each layer with all those below it (OCI image-spec, `config.md`, "Layer ChainID").
     pub(super) fn chain(&self) -> Vec<Digest> {
-        chain(&self.diff_ids)
+        chain_ids(&self.diff_ids)
     }
 
     /// The error for an engine that has something else.
@@ -82,33 +82,6 @@ impl Image {
 /// The name without its digest, where it has a tag: engines know no name with both.
 fn kept(name: &Reference) -> Reference {
     name.tag().and_then(|tag| name.tagged(tag).ok()).unwrap_or_else(|| name.clone())
-}
-
-/// The ChainIDs of layers, from the bottom.
-pub(super) fn chain(diff_ids: &[Digest]) -> Vec<Digest> {
-    let above = |below: &mut Option<Digest>, layer: &Digest| {
-        let chain = match below.take() {
-            None => layer.clone(),
-            Some(below) => Digest::of(format!("{below} {layer}").as_bytes()),
-        };
-        *below = Some(chain.clone());
-        Some(chain)
-    };
-    diff_ids.iter().scan(None, above).collect()
-}
-
-/// The layers that a configuration names (OCI image-spec, `config.md`, "rootfs").
-fn diff_ids(config: &[u8]) -> serde_json::Result<Vec<Digest>> {
-    #[derive(Deserialize)]
-    struct Config {
-        rootfs: RootFs,
-    }
-    #[derive(Deserialize)]
-    struct RootFs {
-        diff_ids: Option<Vec<Digest>>,
-    }
-    let config: Config = serde_json::from_slice(config)?;
-    Ok(config.rootfs.diff_ids.unwrap_or_default())
 }
 
 #[cfg(test)]
@@ -128,14 +101,6 @@ pub(super) mod tests {
         });
         let raw = RawManifest::new(None, manifest.to_string().into()).unwrap();
         Image::new(&name.parse().unwrap(), raw, config.into()).unwrap()
-    }
-
-    #[test]
-    fn a_chain_is_named_by_all_that_is_below() {
-        let layers = ["a", "b"].map(|text| Digest::of(text.as_bytes()));
-        let both = Digest::of(format!("{} {}", layers[0], layers[1]).as_bytes());
-        assert_eq!(chain(&layers), [layers[0].clone(), both]);
-        assert!(chain(&[]).is_empty());
     }
 
     #[test]

@@ -98,6 +98,14 @@ impl Holdings {
         }
     }
 
+    /// Layers that are known with all those below them, by their ChainIDs; empty for engines that know them otherwise.
+    pub fn chains(&self) -> BTreeSet<Digest> {
+        match &self.known {
+            Known::Chain(chains) => chains.clone(),
+            Known::Nothing | Known::Blob => BTreeSet::new(),
+        }
+    }
+
     /// Adds what `image` brought.
     fn add(&mut self, image: &Image) {
         self.diff_ids.extend(image.diff_ids().iter().cloned());

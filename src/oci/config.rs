@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 
 use super::descriptor::null_is_empty;
-use super::{InvalidManifest, Platform};
+use super::{Digest, InvalidManifest, Platform};
 
 /// Largest configuration that is read, in bytes.
 pub const MAX_CONFIG_SIZE: u64 = 8 * 1024 * 1024;
@@ -91,6 +91,37 @@ impl Config {
     }
 }
 
+/// The uncompressed layers that a configuration names, the lowest first (OCI image-spec, `config.md`, "rootfs").
+///
+/// # Errors
+/// When it names none, or something that is no digest.
+pub fn diff_ids(config: &[u8]) -> Result<Vec<Digest>, InvalidManifest> {
+    #[derive(Deserialize)]
+    struct Config {
+        rootfs: Rootfs,
+    }
+    #[derive(Deserialize)]
+    struct Rootfs {
+        #[serde(default, deserialize_with = "null_is_empty")]
+        diff_ids: Vec<Digest>,
+    }
+    let config: Config = serde_json::from_slice(config).map_err(|e| InvalidManifest::Json(e.to_string()))?;
+    Ok(config.rootfs.diff_ids)
+}
+
+/// Each layer with all those below it, the lowest first (OCI image-spec, `config.md`, "Layer ChainID").
+pub fn chain_ids(diff_ids: &[Digest]) -> Vec<Digest> {
+    let above = |below: &mut Option<Digest>, layer: &Digest| {
+        let chain = match below.take() {
+            None => layer.clone(),
+            Some(below) => Digest::of(format!("{below} {layer}").as_bytes()),
+        };
+        *below = Some(chain.clone());
+        Some(chain)
+    };
+    diff_ids.iter().scan(None, above).collect()
+}
+
 impl History {
     fn instruction(&self) -> Option<&str> {
         [self.created_by.as_str(), self.comment.as_str()].into_iter().find(|text| !text.trim().is_empty())
@@ -107,6 +138,20 @@ mod tests {
         assert!(config.config.env.is_empty() && config.history.is_empty() && config.platform().is_none());
         assert!(Config::parse(br#"{"config":null}"#).is_ok());
         assert!(Config::parse(b"[1]").is_err());
+    }
+
+    #[test]
+    fn a_chain_is_named_by_all_that_is_below() {
+        let layers = ["a", "b"].map(|text| Digest::of(text.as_bytes()));
+        let both = Digest::of(format!("{} {}", layers[0], layers[1]).as_bytes());
+        assert_eq!(chain_ids(&layers), [layers[0].clone(), both]);
+        assert!(chain_ids(&[]).is_empty());
+    }
+
+    #[test]
+    fn layers_are_digests_or_nothing() {
+        assert!(diff_ids(br#"{"rootfs":{"diff_ids":null}}"#).unwrap().is_empty());
+        assert!(diff_ids(br#"{"rootfs":{"diff_ids":["../x"]}}"#).is_err() && diff_ids(b"{}").is_err());
     }
 
     #[test]

@@ -17,8 +17,11 @@ const VERSION: u64 = 1;
 pub struct Inventory {
     /// Blobs and manifests that it holds bit by bit: they may be left out of what is sent there.
     pub blobs: BTreeSet<Digest>,
-    /// Uncompressed layers that it knows. Of use for engines that keep no blobs; they leave nothing out of an archive.
+    /// Uncompressed layers that it knows.
     pub diff_ids: BTreeSet<Digest>,
+    /// Layers that it knows with all those below them, by their ChainIDs (OCI image-spec, `config.md`): docker unpacks
+    /// what it gets and keeps no blobs, but the lowest layers of an image may be left out that stand here.
+    pub chains: BTreeSet<Digest>,
 }
 
 /// Why a file is no inventory.
@@ -39,6 +42,8 @@ struct File {
     blobs: BTreeSet<Digest>,
     #[serde(default)]
     diff_ids: BTreeSet<Digest>,
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    chains: BTreeSet<Digest>,
 }
 
 impl Inventory {
@@ -49,14 +54,15 @@ impl Inventory {
     pub fn parse(bytes: &[u8]) -> Result<Inventory, InvalidInventory> {
         let file: File = serde_json::from_slice(bytes).map_err(|e| InvalidInventory::Json(e.to_string()))?;
         match file.inventory_version {
-            VERSION => Ok(Inventory { blobs: file.blobs, diff_ids: file.diff_ids }),
+            VERSION => Ok(Inventory { blobs: file.blobs, diff_ids: file.diff_ids, chains: file.chains }),
             other => Err(InvalidInventory::Version(other)),
         }
     }
 
     /// The text of the file: sorted, so that the same content is the same text.
     pub fn to_json(&self) -> String {
-        let file = File { inventory_version: VERSION, blobs: self.blobs.clone(), diff_ids: self.diff_ids.clone() };
+        let Inventory { blobs, diff_ids, chains } = self.clone();
+        let file = File { inventory_version: VERSION, blobs, diff_ids, chains };
         serde_json::to_string_pretty(&file).expect("digests and a number are JSON") + "\n"
     }
 
@@ -64,6 +70,7 @@ impl Inventory {
     pub fn with(mut self, other: Inventory) -> Inventory {
         self.blobs.extend(other.blobs);
         self.diff_ids.extend(other.diff_ids);
+        self.chains.extend(other.chains);
         self
     }
 
@@ -71,6 +78,7 @@ impl Inventory {
     pub fn common(mut self, other: &Inventory) -> Inventory {
         self.blobs.retain(|blob| other.blobs.contains(blob));
         self.diff_ids.retain(|layer| other.diff_ids.contains(layer));
+        self.chains.retain(|chain| other.chains.contains(chain));
         self
     }
 }
@@ -81,7 +89,8 @@ mod tests {
 
     fn having(names: &[&str]) -> Inventory {
         let blobs = names.iter().map(|name| Digest::of(name.as_bytes())).collect();
-        Inventory { blobs, diff_ids: BTreeSet::from([Digest::of(b"layer")]) }
+        let layer = BTreeSet::from([Digest::of(b"layer")]);
+        Inventory { blobs, diff_ids: layer.clone(), chains: layer }
     }
 
     #[test]

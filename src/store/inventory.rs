@@ -2,14 +2,12 @@
 
 use std::collections::{HashMap, HashSet};
 
-use serde::Deserialize;
-
 use super::graph::{Follow, Graph, walk};
 use super::index::IndexFile;
 use super::{Store, off};
 use crate::content::file::{Folder, read_all};
 use crate::error::Result;
-use crate::oci::config::MAX_CONFIG_SIZE;
+use crate::oci::config::{self, MAX_CONFIG_SIZE};
 use crate::oci::{Digest, Inventory, Manifest};
 
 impl Store {
@@ -49,17 +47,8 @@ fn configs(graph: &Graph) -> impl Iterator<Item = Digest> + '_ {
 }
 
 /// The uncompressed layers that a configuration names; none where it cannot be read.
-fn diff_ids(folder: &Folder, config: &Digest) -> Vec<Digest> {
-    #[derive(Deserialize)]
-    struct Config {
-        rootfs: Rootfs,
-    }
-    #[derive(Deserialize)]
-    struct Rootfs {
-        diff_ids: Vec<Digest>,
-    }
-    let read = folder.blob(config).and_then(|file| read_all(file, MAX_CONFIG_SIZE)).ok();
-    let bytes = read.filter(|bytes| config.matches(bytes));
-    let config: Option<Config> = bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok());
-    config.map(|config| config.rootfs.diff_ids).unwrap_or_default()
+fn diff_ids(folder: &Folder, digest: &Digest) -> Vec<Digest> {
+    let read = folder.blob(digest).and_then(|file| read_all(file, MAX_CONFIG_SIZE)).ok();
+    let bytes = read.filter(|bytes| digest.matches(bytes));
+    bytes.and_then(|bytes| config::diff_ids(&bytes).ok()).unwrap_or_default()
 }

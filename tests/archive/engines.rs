@@ -3,11 +3,12 @@
 use std::path::PathBuf;
 
 use layerpull::oci::Platform;
+use support::command::Layerpull;
 use support::engines::{Containerd, Docker};
 use support::images::{Blob, Image};
 use support::peers::{Podman, skopeo};
 
-use crate::scene::{Scene, name};
+use crate::scene::{Scene, blobs_of, name};
 
 /// `HOST:PORT/repository:1`.
 fn real(repository: &str) -> String {
@@ -145,4 +146,23 @@ fn skopeo_copies_out_of_it_as_either_kind() {
         let config = skopeo(["inspect", "--config", "--raw", &from("docker-archive")]).ok();
         assert_eq!(layerpull::oci::Digest::of(config.as_bytes()).to_string(), id(&scene, name));
     }
+}
+
+#[test]
+fn docker_gets_only_the_layers_that_its_inventory_lacks() {
+    let names = [real("nginx"), real("httpd")];
+    let (scene, archive) = packed(&names[..1], &[]);
+    let docker = Docker::start();
+    docker.run(["load", "--input", archive.to_str().unwrap()]).ok();
+    let inventory = Layerpull::new().args(["inventory", "docker", "-o", "have.json"]);
+    let inventory = inventory.env("DOCKER_HOST", format!("unix://{}", docker.socket().display()));
+    inventory.current_dir(scene.dir.path()).store(&scene.path("s")).run().success();
+    scene.run("s", &["export", &names[1], "-o", "update.tar", "--have", "have.json"]).success();
+    // The upper layer, the configuration and the manifest.
+    assert_eq!(blobs_of(&scene.path("update.tar")).len(), 3);
+    docker.run(["load", "--input", scene.path("update.tar").to_str().unwrap()]).ok();
+    let found = docker.run(["image", "inspect", "--format", "{{.Id}}", &names[1]]).ok();
+    assert_eq!(found.trim(), id(&scene, &names[1]));
+    // A store that lacks the layer does not take it.
+    scene.run("t", &["import", "update.tar"]).code(3);
 }

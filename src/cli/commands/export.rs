@@ -12,7 +12,7 @@ use crate::archive::{Archiving, Checksum, Contents, Flavour, FolderFrames, Outpu
 use crate::cli::config::{Flags, RegistryFlags, TransferFlags, values};
 use crate::cli::ending::OutputFlags;
 use crate::cli::output::{self, json_line, percent, print, size};
-use crate::cli::packing::{Layers, OtherSide, PackedImage, Packing, Referrers, warn_of_zstd};
+use crate::cli::packing::{Has, Layers, OtherSide, PackedImage, Packing, Referrers, warn_of_zstd};
 use crate::cli::place;
 use crate::cli::progress::{Mode, Progress};
 use crate::cli::{Context, Format};
@@ -118,12 +118,12 @@ enum Target {
 pub async fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     let names: Vec<Reference> = args.images.iter().map(|text| context.reference(text)).collect::<Result<_>>()?;
     let target = args.target()?;
-    let left_out = OtherSide { have: &args.have, have_each: &args.have_each, base: &args.base }.has()?;
+    let has = OtherSide { have: &args.have, have_each: &args.have_each, base: &args.base }.has()?;
     let mtime = mtime()?;
     let digests = args.result.digests()?;
     let progress = Progress::start(args.result.mode(context));
-    let export = Export { args: &args, context, target: &target, left_out: &left_out, mtime };
-    let ended = export.run(&names, &progress).await;
+    let export = Export { args: &args, context, target: &target, mtime };
+    let ended = export.run(&names, has, &progress).await;
     progress.finish();
     let (images, written) = ended?;
     if let Some(digests) = digests {
@@ -223,12 +223,16 @@ struct Export<'a> {
     args: &'a Args,
     context: &'a Context,
     target: &'a Target,
-    left_out: &'a BTreeSet<Digest>,
     mtime: u64,
 }
 
 impl Export<'_> {
-    async fn run(&self, names: &[Reference], progress: &Progress) -> anyhow::Result<(Vec<PackedImage>, Written)> {
+    async fn run(
+        &self,
+        names: &[Reference],
+        has: Has,
+        progress: &Progress,
+    ) -> anyhow::Result<(Vec<PackedImage>, Written)> {
         let events = progress.events();
         let store = place::store(self.context, events.clone())?;
         let _shared = store.share_to_write().await?;
@@ -237,16 +241,17 @@ impl Export<'_> {
         if self.args.flavour() != Flavour::Oci {
             warn_of_zstd(&contents, &events);
         }
+        let left_out = has.of(&contents, &store).await?;
         let archiving = Archiving {
             contents: &contents,
             source: &store,
             flavour: self.args.flavour(),
-            left_out: self.left_out,
+            left_out: &left_out,
             events,
             cancel: self.context.cancel.clone(),
         };
         let files = self.write(archiving).await?;
-        Ok((images, Written::of(&contents, self.left_out, files)))
+        Ok((images, Written::of(&contents, &left_out, files)))
     }
 
     async fn write(&self, archiving: Archiving<'_>) -> Result<Vec<PathBuf>> {

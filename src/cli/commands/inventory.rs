@@ -52,11 +52,12 @@ async fn of_store(context: &Context) -> Result<Inventory> {
 
 async fn of_engine(engine: &EngineName) -> Result<Inventory> {
     let holdings = engine.open()?.holdings().await?;
-    if holdings.blobs.is_empty() && !holdings.diff_ids.is_empty() {
+    let chains = holdings.chains();
+    if holdings.blobs.is_empty() && chains.is_empty() && !holdings.diff_ids.is_empty() {
         note(&format!(
-            "{engine} keeps no blobs as they came, only unpacked layers: an archive for it leaves nothing out; import it \
-             there with `layerpull import --to {engine}`, which leaves out what the store there has"
+            "{engine} says nothing that an archive could leave out; import it there with `layerpull import --to {engine}`, \
+             which leaves out what the store there has"
         ));
     }
-    Ok(Inventory { blobs: holdings.blobs, diff_ids: holdings.diff_ids })
+    Ok(Inventory { blobs: holdings.blobs, diff_ids: holdings.diff_ids, chains })
 }
