@@ -5,4 +5,5 @@ mod relay;
 mod scene;
 mod secrets;
 mod shown;
+mod tls;
 mod told;
