@@ -150,10 +150,11 @@ fn of_an_index_that_is_held_in_part_no_more_is_pushed_than_is_held() {
     assert_eq!(digest_at(&target.name("x", "1")), children[1].digest().to_string());
 }
 
-/// The most memory that a process had so far, in bytes (proc(5)); `None` when it has ended.
-fn peak(pid: u32) -> Option<u64> {
+/// The memory that a process holds now, in bytes, without the pages of its program file, of which a build for tests has
+/// many (proc(5)); `None` when it has ended.
+fn memory(pid: u32) -> Option<u64> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let line = text.lines().find_map(|line| line.strip_prefix("RssAnon:"))?;
     Some(line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024)
 }
 
@@ -166,7 +167,8 @@ fn written(pid: u32) -> u64 {
 #[test]
 fn a_copy_writes_no_byte_of_a_blob_to_a_disk_and_needs_little_memory() {
     let (source, target, home) = (Registry::start(), DockerRegistry::start(), tempfile::tempdir().unwrap());
-    let sizes = [60, 50, 40, 30, 20].map(|mib| mib * MIB);
+    // As large as those of a database image.
+    let sizes = [60, 50, 48, 35].map(|mib| mib * MIB);
     let layers = sizes.iter().zip(1..).map(|(&size, seed)| Blob::noise(seed, size));
     let image = Image::build().layers(layers).finish();
     source.add("library/db", "8", &image);
@@ -179,16 +181,16 @@ fn a_copy_writes_no_byte_of_a_blob_to_a_disk_and_needs_little_memory() {
     let longest = Rlimit { current: Some(256 * 1024), maximum: Some(256 * 1024) };
     prlimit(Pid::from_raw(pid as i32), Resource::Fsize, longest).unwrap();
     gate.open();
-    let mut memory = 0;
-    while let Some(now) = peak(pid) {
-        memory = now;
+    let mut most = 0;
+    while let Some(now) = memory(pid) {
+        most = most.max(now);
     }
     let written = written(pid);
     running.wait().success();
     assert_eq!(digest_at(&target.name("db", "8")), image.digest().to_string());
     // What it remembers of uploads and mounts, in pages of the system.
     assert!(written < 2 * MIB, "{written} bytes were written to files");
-    assert!(memory > MIB && memory < 64 * MIB, "{memory} bytes of memory");
+    assert!(most > MIB && most < 64 * MIB, "{most} bytes of memory");
     let kept: u64 = files(home.path()).iter().map(|file| file.metadata().unwrap().len()).sum();
     assert!(kept < 64 * 1024, "{kept} bytes in {:?}", files(home.path()));
 }
