@@ -6,6 +6,7 @@ use layerpull::content::{Sink, Source};
 use layerpull::event::Silent;
 use layerpull::oci::Reference;
 use layerpull::registry::Options;
+use layerpull::state::State;
 use layerpull::transfer::{Job, Platforms, Report, Settings, Transfer};
 use support::images::{Blob, Image};
 use support::registry::{Cut, Fault as Trouble, Gate, Registry, Stall, Times, When};
@@ -27,8 +28,12 @@ async fn copy(source: &Registry, keeper: &Keeper, options_there: Options) -> Rep
     let to: Arc<dyn Sink> = Arc::new(repository(keeper, options_there));
     let target = format!("{}/a/b:1", keeper.authority).parse().unwrap();
     let job = Job { name, target, source: from, sink: to, platforms: Platforms::All };
-    let transfer =
-        Transfer { settings: Settings::default(), events: Arc::new(Silent), cancel: CancellationToken::new() };
+    let transfer = Transfer {
+        settings: Settings::default(),
+        events: Arc::new(Silent),
+        cancel: CancellationToken::new(),
+        state: Arc::new(State::new(None)),
+    };
     let plan = transfer.plan(vec![job]).await.unwrap();
     let report = transfer.run(plan).await.unwrap();
     assert!(report.images[0].result.is_ok(), "{:?}", report.images);
