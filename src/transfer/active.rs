@@ -58,19 +58,20 @@ impl Traffic {
 
     /// Counts bytes that came from there.
     pub(super) fn count(&self, origin: &dyn Origin, bytes: u64) {
-        let (sum, by_name) = match origin.provenance() {
-            Provenance::Local => (&self.local, &self.places),
-            _ => (&self.moved, &self.hosts),
-        };
-        sum.fetch_add(bytes, Ordering::Relaxed);
-        if origin.provenance() != Provenance::Local {
-            self.budget.spend(bytes);
+        match origin.provenance() {
+            Provenance::Local => {
+                self.local.fetch_add(bytes, Ordering::Relaxed);
+                add(&self.places, origin.host(), bytes);
+            }
+            _ => self.count_moved(origin.host(), bytes),
         }
-        let mut by_name = lock(by_name);
-        match by_name.get_mut(origin.host()) {
-            Some(count) => *count += bytes,
-            None => _ = by_name.insert(origin.host().to_owned(), bytes),
-        }
+    }
+
+    /// Counts bytes that came from this host over a network, or went to it.
+    pub(super) fn count_moved(&self, host: &str, bytes: u64) {
+        self.moved.fetch_add(bytes, Ordering::Relaxed);
+        self.budget.spend(bytes);
+        add(&self.hosts, host, bytes);
     }
 
     /// Bytes that came over a network, by their host.
@@ -96,6 +97,14 @@ impl Traffic {
     /// Why more came than was planned, in bytes.
     pub(super) fn lost(&self) -> BTreeMap<Cause, u64> {
         lock(&self.lost).clone()
+    }
+}
+
+fn add(sums: &Mutex<BTreeMap<String, u64>>, name: &str, bytes: u64) {
+    let mut sums = lock(sums);
+    match sums.get_mut(name) {
+        Some(sum) => *sum += bytes,
+        None => _ = sums.insert(name.to_owned(), bytes),
     }
 }
 
