@@ -142,13 +142,22 @@ impl Cli {
 }
 
 impl Command {
+    /// Whether it only says what another command would do, and so changes nothing.
+    pub fn is_plan(&self) -> bool {
+        match self {
+            Command::Plan(_) => true,
+            Command::Pull(args) => args.is_dry(),
+            Command::Push(args) => args.is_dry(),
+            Command::Copy(args) => args.is_dry(),
+            Command::Sync(args) => args.is_dry(),
+            _ => false,
+        }
+    }
+
     /// What is left when it fails.
     pub fn leaves(&self) -> Left {
         match self {
-            Command::Pull(args) if args.is_dry() => Left::Nothing,
-            Command::Push(args) if args.is_dry() => Left::Nothing,
-            Command::Copy(args) if args.is_dry() => Left::Nothing,
-            Command::Sync(args) if args.is_dry() => Left::Nothing,
+            _ if self.is_plan() => Left::Nothing,
             Command::Pull(_) | Command::Push(_) | Command::Copy(_) | Command::Sync(_) | Command::Verify(_) => {
                 Left::Received
             }

@@ -130,7 +130,9 @@ fn usage(error: &clap::Error) -> ExitCode {
 
 fn start(cli: Cli, guess: Option<String>) -> anyhow::Result<u8> {
     let mut settings = Settings::gather(cli.flags(), &|name| std::env::var_os(name))?;
-    if let Err(error) = settings.limit() {
+    if cli.command.is_plan() {
+        settings.limit_alone();
+    } else if let Err(error) = settings.limit() {
         let file = settings.limit_file.value.display().to_string();
         note(&format!("warning: the limit holds for this process alone: {}: {error}", escape(&file)));
     }

@@ -64,17 +64,15 @@ impl Traffic {
                 self.local.fetch_add(bytes, Ordering::Relaxed);
                 add(&self.places, origin.host(), bytes);
             }
-            _ => self.count_sent(origin, bytes),
+            _ => self.count_moved(origin.host(), bytes),
         }
     }
 
-    /// Counts bytes that came from there, and went on over a network.
-    pub(super) fn count_sent(&self, origin: &dyn Origin, bytes: u64) {
+    /// Counts bytes that came from this host over a network, or went to it.
+    pub(super) fn count_moved(&self, host: &str, bytes: u64) {
         self.moved.fetch_add(bytes, Ordering::Relaxed);
         self.budget.spend(bytes);
-        if origin.provenance() != Provenance::Local {
-            add(&self.hosts, origin.host(), bytes);
-        }
+        add(&self.hosts, host, bytes);
     }
 
     /// Bytes that came over a network, by their host.

@@ -72,7 +72,8 @@ impl Run<'_> {
             Ok(Begun::Upload(upload)) => {
                 let (blob, traffic) = (self.blobs[i].plan.descriptor.clone(), Arc::clone(&self.traffic));
                 let (events, stall) = (Arc::clone(&self.transfer.events), self.transfer.settings.stall);
-                let stream = Stream::new(blob, upload, traffic, events, stall);
+                let mut stream = Stream::new(blob, upload, traffic, events, stall);
+                stream.registry = self.blobs[i].plan.sink.repository().map(|to| to.registry);
                 self.correct_plan(i, stream.resumed);
                 self.transfer.events.on(&Event::Started { blob: digest, resumed: stream.resumed });
                 self.blobs[i].stage = Stage::Streaming(Arc::new(stream));

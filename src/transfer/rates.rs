@@ -98,6 +98,10 @@ impl Rates {
 impl Run<'_> {
     /// Has the next run know how fast the hosts of this one were, also if this one was interrupted.
     pub(super) async fn remember_rates(&mut self) {
+        // Under a limit the rate says nothing of the host.
+        if self.transfer.settings.limiter.is_set() {
+            return;
+        }
         for ((blob, _), (origin, gauge)) in &self.open {
             let origin = &self.blobs[*blob].origins[*origin].origin;
             if origin.provenance() != Provenance::Local {

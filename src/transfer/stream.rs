@@ -24,6 +24,8 @@ pub(super) struct Stream {
     pub(super) descriptor: Descriptor,
     pub(super) upload: Box<dyn Upload>,
     pub(super) resumed: u64,
+    /// Where it goes, if that is over a network.
+    pub(super) registry: Option<String>,
     traffic: Arc<Traffic>,
     events: Events,
     stall: Duration,
@@ -72,6 +74,7 @@ impl Stream {
             descriptor,
             upload,
             resumed,
+            registry: None,
             traffic,
             events,
             stall,
@@ -164,15 +167,10 @@ impl Stream {
             return Ok(0);
         }
         self.upload.write(piece).await.map_err(|error| self.broken(error))?;
-        self.traffic.count_sent(origin, count);
+        self.count(origin, count);
         self.reached.fetch_max(at + count, Ordering::Relaxed);
         let blob = self.descriptor.digest.clone();
-        // What comes from a file here travels all the same.
-        let provenance = match origin.provenance() {
-            Provenance::Local => Provenance::Registry,
-            network => network,
-        };
-        self.events.on(&Event::Bytes { blob, count, provenance });
+        self.events.on(&Event::Bytes { blob, count, provenance: self.provenance(origin) });
         Ok(count)
     }
 
@@ -189,9 +187,24 @@ impl Stream {
         }
     }
 
+    /// What goes to a registry travels, also from a file of this machine.
+    fn count(&self, origin: &dyn Origin, count: u64) {
+        match (&self.registry, origin.provenance()) {
+            (Some(registry), Provenance::Local) => self.traffic.count_moved(registry, count),
+            _ => self.traffic.count(origin, count),
+        }
+    }
+
+    fn provenance(&self, origin: &dyn Origin) -> Provenance {
+        match (&self.registry, origin.provenance()) {
+            (Some(_), Provenance::Local) => Provenance::Registry,
+            (_, provenance) => provenance,
+        }
+    }
+
     fn lost(&self, origin: &dyn Origin, cause: Cause, count: u64) {
         if count > 0 {
-            self.traffic.count_sent(origin, count);
+            self.count(origin, count);
             self.traffic.lose(cause, count);
             self.events.on(&Event::Lost { blob: self.descriptor.digest.clone(), count, cause });
         }

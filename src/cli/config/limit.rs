@@ -12,20 +12,28 @@ pub(super) fn file_of(store: &Path) -> PathBuf {
 }
 
 impl Settings {
-    /// Puts the limit in force that was asked for.
+    /// Puts the limit in force that was asked for, shared with other processes.
     ///
     /// # Errors
     /// Why it is not shared with other processes; for this one it holds.
     pub fn limit(&mut self) -> io::Result<()> {
-        let timetable = &self.bwlimit.value;
-        let precedence = if self.background.value { Precedence::Others } else { Precedence::Equal };
-        if timetable.is_off() && !self.background.value {
+        let (timetable, precedence) = (self.bwlimit.value.clone(), self.precedence());
+        if timetable.is_off() && precedence == Precedence::Equal {
             return Ok(());
         }
-        self.limiter = Limiter::new(timetable.clone(), precedence);
+        self.limit_alone();
         self.make_room()?;
-        self.limiter = Limiter::shared(timetable.clone(), precedence, &self.limit_file.value)?;
+        self.limiter = Limiter::shared(timetable, precedence, &self.limit_file.value)?;
         Ok(())
+    }
+
+    /// Puts the limit in force that was asked for, for this process. Makes no file.
+    pub fn limit_alone(&mut self) {
+        self.limiter = Limiter::new(self.bwlimit.value.clone(), self.precedence());
+    }
+
+    fn precedence(&self) -> Precedence {
+        if self.background.value { Precedence::Others } else { Precedence::Equal }
     }
 
     /// Makes the folder of the file where it may be the first thing in a new store; what is none becomes none.

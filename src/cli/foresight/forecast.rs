@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::content::Provenance;
+use crate::limit::{Direction, Limiter};
 use crate::state::State;
 use crate::transfer::{BlobPlan, Plan, Way};
 
@@ -57,8 +58,8 @@ pub enum Time {
 }
 
 impl Forecast {
-    /// What `plan` moves, at the rates that `state` remembers and no faster than `limit`, in bytes a second.
-    pub fn of(plan: &Plan, state: &State, limit: Option<u64>) -> Forecast {
+    /// What `plan` moves, at the rates that `state` remembers and no faster than `limiter` allows now.
+    pub fn of(plan: &Plan, state: &State, limiter: &Limiter) -> Forecast {
         let mut legs: BTreeMap<(Heading, String), (u64, usize)> = BTreeMap::new();
         let mut places: BTreeMap<(String, String), u64> = BTreeMap::new();
         for blob in &plan.blobs {
@@ -78,7 +79,8 @@ impl Forecast {
             Leg { host, way, bytes, blobs, rate: rate.filter(|rate| *rate > 0) }
         };
         let hosts: Vec<Leg> = legs.into_iter().map(leg).collect();
-        let time = time(&hosts, limit);
+        let allowed = |direction| limiter.rate(direction).map(|rate| rate.bytes());
+        let time = time(&hosts, &Limits { down: allowed(Direction::Down), up: allowed(Direction::Up) });
         Forecast { hosts, places, time }
     }
 }
@@ -102,12 +104,19 @@ fn place(blob: &BlobPlan) -> Option<(String, String)> {
     Some((origin.host().to_owned(), folder.unwrap_or_default()))
 }
 
+/// What all hosts of a direction share, in bytes a second.
+struct Limits {
+    down: Option<u64>,
+    up: Option<u64>,
+}
+
 /// Hosts are used at the same time, and both directions: the slowest decides, but all of one direction share the limit.
-fn time(hosts: &[Leg], limit: Option<u64>) -> Time {
+fn time(hosts: &[Leg], limits: &Limits) -> Time {
     let takes =
         |bytes: u64, rate: u64| Duration::try_from_secs_f64(bytes as f64 / rate.max(1) as f64).unwrap_or(Duration::MAX);
     let total = |way| hosts.iter().filter(|leg| leg.way == way).map(|leg| leg.bytes).fold(0, u64::saturating_add);
-    let limited = limit.map(|limit| (takes(total(Heading::Down).max(total(Heading::Up)), limit), limit));
+    let limited = |way, limit: Option<u64>| limit.map(|limit| (takes(total(way), limit), limit));
+    let limited = limited(Heading::Down, limits.down).max(limited(Heading::Up, limits.up));
     let known: Option<Vec<(Duration, u64)>> =
         hosts.iter().map(|leg| leg.rate.map(|rate| (takes(leg.bytes, rate), rate))).collect();
     let slowest = known.and_then(|known| known.into_iter().max());
@@ -134,15 +143,21 @@ mod tests {
     #[test]
     fn the_slowest_host_decides_and_one_of_which_nothing_is_known_leaves_the_time_open() {
         let (fast, slow) = (leg(Heading::Down, 100, Some(50)), leg(Heading::Up, 100, Some(10)));
-        assert_eq!(time(&[fast.clone(), slow], None), Time::Remembered(10 * SECOND, 10));
-        assert_eq!(time(&[fast, leg(Heading::Up, 1, None)], None), Time::Unknown);
-        assert_eq!(time(&[], Some(5)), Time::None);
+        let none = Limits { down: None, up: None };
+        assert_eq!(time(&[fast.clone(), slow], &none), Time::Remembered(10 * SECOND, 10));
+        assert_eq!(time(&[fast, leg(Heading::Up, 1, None)], &none), Time::Unknown);
+        assert_eq!(time(&[], &none), Time::None);
     }
 
     #[test]
     fn a_limit_holds_for_all_hosts_of_a_direction_together() {
         let hosts = [leg(Heading::Down, 60, Some(60)), leg(Heading::Down, 40, None)];
-        assert_eq!(time(&hosts, Some(10)), Time::Limited(10 * SECOND, 10));
-        assert_eq!(time(&hosts[..1], Some(1000)), Time::Remembered(SECOND, 60));
+        let limits = |down, up| Limits { down, up };
+        assert_eq!(time(&hosts, &limits(Some(10), None)), Time::Limited(10 * SECOND, 10));
+        assert_eq!(time(&hosts[..1], &limits(Some(1000), None)), Time::Remembered(SECOND, 60));
+        // A limit of the other direction says nothing of the time.
+        assert_eq!(time(&hosts[..1], &limits(None, Some(1))), Time::Remembered(SECOND, 60));
+        let both = [hosts[0].clone(), leg(Heading::Up, 60, Some(60))];
+        assert_eq!(time(&both, &limits(Some(30), Some(2))), Time::Limited(30 * SECOND, 2));
     }
 }

@@ -101,7 +101,8 @@ impl Foresight {
     /// does not know of.
     ///
     /// # Errors
-    /// [`Told`] when something cannot be planned, or when there is something to do and the exit code was asked for.
+    /// [`Told`] when something cannot be planned, or when there is something to do and the exit code was asked for;
+    /// `Limit` when the run would be refused.
     pub fn conclude(
         &self,
         context: &Context,
@@ -109,7 +110,7 @@ impl Foresight {
         flags: ForesightFlags,
         more: Work,
     ) -> anyhow::Result<()> {
-        let forecast = Forecast::of(&self.plan, &context.state, None);
+        let forecast = Forecast::of(&self.plan, &context.state, &context.settings.limiter);
         if let Some(format) = output.format() {
             print(&match format {
                 Format::Json => json::lines(self, &forecast)?,
@@ -119,6 +120,9 @@ impl Foresight {
         let failures: Vec<&Error> = self.plan.failed.iter().map(|(_, error)| Arc::as_ref(error)).collect();
         failures.iter().for_each(|error| exit::tell(error, &context.ground));
         let total = failures.len() + self.plan.images.len() + self.kept.len();
+        if let Some(why) = context.settings.budget.refusal(self.plan.totals().planned) {
+            return Err(Error::Limit(why).into());
+        }
         let is_work = more == Work::Some || self.plan.images.iter().any(|image| !image.up_to_date);
         match exit::of_several(failures, total) {
             0 if flags.exit_code && is_work => Err(Told(exit::WORK).into()),
