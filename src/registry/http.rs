@@ -325,6 +325,12 @@ impl<'a> Failed<'a> {
         let text = causes(self.cause);
         let fault = match self.connecting {
             false if self.in_silence => Fault::Stalled(stall),
+            // With TLS 1.3 a refusal of the client comes after the handshake, and may be lost together with the connection.
+            false if self.cause.is_some_and(was_hung_up) => Fault::Broken(
+                "the server hung up before it took the request, as it does when it wants another certificate of the client \
+                 (--cert-dir)"
+                    .into(),
+            ),
             false => Fault::Broken(text),
             // Later a broken record is a broken connection.
             true if self.cause.is_some_and(comes_from_tls) => Fault::Tls(text),
@@ -351,6 +357,12 @@ fn causes(first: Option<&(dyn std::error::Error + 'static)>) -> String {
         next = cause.source();
     }
     if texts.is_empty() { "the request could not be sent".into() } else { texts.join(": ") }
+}
+
+/// Whether a connection ended when it was made, and nobody knows why.
+fn was_hung_up(error: &(dyn std::error::Error + 'static)) -> bool {
+    error.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_canceled)
+        || error.source().is_some_and(was_hung_up)
 }
 
 /// Whether nothing came for too long.
