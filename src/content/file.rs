@@ -240,7 +240,7 @@ impl Origin for FileOrigin {
     }
 
     fn path(&self) -> Option<PathBuf> {
-        Some(self.folder.path.join(blob_path(&self.blob.digest)))
+        Some(self.folder.path.join(&self.path))
     }
 
     fn file(&self) -> Option<File> {

@@ -132,11 +132,20 @@ impl<T: AsyncRead + Unpin> AsyncRead for Metered<T> {
 impl<T: AsyncWrite + Unpin> AsyncWrite for Metered<T> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        // What the other side is to answer has not left yet.
-        this.silence = None;
-        let room = ready!(this.up.settle(&this.limiter, cx)).min(bytes.len());
-        let written = ready!(Pin::new(&mut this.inner).poll_write(cx, &bytes[..room]))?;
+        let Poll::Ready(room) = this.up.settle(&this.limiter, cx) else {
+            this.silence = None;
+            return Poll::Pending;
+        };
+        let room = room.min(bytes.len());
+        let Poll::Ready(written) = Pin::new(&mut this.inner).poll_write(cx, &bytes[..room]) else {
+            return this.listen(cx).map_ok(|()| 0);
+        };
+        let written = written?;
         this.up.owe(written);
+        // What is to be answered has only left now. Who has read in vain before reads again only when something comes:
+        // nobody else would notice that nothing does.
+        this.silence = None;
+        let _ = this.listen(cx);
         if this.limiter.steps_back()
             && let Some(observed) = (this.observe)(&this.inner)
         {

@@ -1,6 +1,10 @@
 //! The clockwork under tokio's paused clock.
 
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
+use std::pin::Pin;
+
+use tokio::io::{
+    AsyncRead as _, AsyncReadExt as _, AsyncWrite as _, AsyncWriteExt as _, DuplexStream, ReadBuf, duplex,
+};
 use tokio::task::JoinSet;
 
 use super::*;
@@ -148,6 +152,33 @@ async fn a_silent_server_is_told_from_the_limit() {
     let mut stream = Metered::new(near, |_| None, limiter("1M"), Some(Duration::from_secs(20)));
     let began = Instant::now();
     let error = stream.read(&mut [0; 10]).await.unwrap_err();
+    assert_eq!((error.kind(), began.elapsed().as_secs()), (io::ErrorKind::TimedOut, 20));
+}
+
+#[tokio::test(start_paused = true)]
+async fn silence_behind_a_request_is_noticed_also_by_who_has_read_before() {
+    let (near, _far) = duplex(1024);
+    let mut stream = Metered::new(near, |_| None, limiter("1M"), Some(Duration::from_secs(20)));
+    let (began, mut has_asked) = (Instant::now(), false);
+    // As hyper does on a kept connection: it reads, writes the request, and reads again when it is woken.
+    let waits = std::future::poll_fn(|cx| {
+        let mut space = [0; 10];
+        let read = Pin::new(&mut stream).poll_read(cx, &mut ReadBuf::new(&mut space));
+        if !std::mem::replace(&mut has_asked, true) {
+            assert!(Pin::new(&mut stream).poll_write(cx, b"GET").is_ready());
+        }
+        read
+    });
+    let error = waits.await.unwrap_err();
+    assert_eq!((error.kind(), began.elapsed().as_secs()), (io::ErrorKind::TimedOut, 20));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_takes_nothing_is_as_silent_as_one_that_sends_nothing() {
+    let (near, _far) = duplex(16);
+    let mut stream = Metered::new(near, |_| None, limiter("1M"), Some(Duration::from_secs(20)));
+    let began = Instant::now();
+    let error = stream.write_all(&[0; 100]).await.unwrap_err();
     assert_eq!((error.kind(), began.elapsed().as_secs()), (io::ErrorKind::TimedOut, 20));
 }
 

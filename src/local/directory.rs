@@ -106,6 +106,8 @@ mod tests {
         let file = dir.path().join(format!("{}.{MANIFEST}", child.digest.hex()));
         std::fs::write(&file, &child.bytes).unwrap();
         assert_eq!(place.manifest(&child.descriptor()).await.unwrap().bytes, child.bytes);
+        let origin = place.origins(&child.descriptor()).remove(0);
+        assert_eq!(origin.path(), Some(dir.path().join(child.digest.hex())));
         std::fs::write(&file, "{}").unwrap();
         assert!(matches!(place.manifest(&child.descriptor()).await, Err(Error::Verification { .. })));
         assert!(matches!(Directory::open(&dir.path().join("absent")), Err(Error::NotFound { .. })));

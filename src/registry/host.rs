@@ -1,5 +1,6 @@
 //! A host that is asked: its address, and whether it speaks TLS (as docker does, loopback may speak plain HTTP).
 
+use std::io::ErrorKind;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -93,9 +94,12 @@ impl Host {
             Plain::Never => true,
             Plain::Always => false,
             Plain::Fallback if http.is_proxied(&secure) => self.answers_tls(http, &secure).await?,
-            Plain::Fallback => tokio::time::timeout(PROBE_TIME, self.greets_tls(http, &secure))
-                .await
-                .unwrap_or(Err(self.fault(Fault::Stalled(PROBE_TIME))))?,
+            // The connection keeps to that time, and knows what is only the limit.
+            Plain::Fallback => {
+                tokio::time::timeout(http.limiter().patience(PROBE_TIME), self.greets_tls(http, &secure))
+                    .await
+                    .unwrap_or(Err(self.fault(Fault::Stalled(PROBE_TIME))))?
+            }
         };
         tracing::debug!(host = %self.approach.authority, speaks_tls, "host");
         if speaks_tls { Ok(secure) } else { self.url("http") }
@@ -121,7 +125,7 @@ impl Host {
         let port = url.port_or_known_default().unwrap_or(443);
         let connected = TcpStream::connect((name_of(&self.approach.authority), port)).await;
         let mut stream = match connected {
-            Ok(stream) => Metered::new(stream, observe, http.limiter().clone(), None),
+            Ok(stream) => Metered::new(stream, observe, http.limiter().clone(), Some(PROBE_TIME)),
             Err(_) if url.port().is_none() => return Ok(false),
             Err(e) => return Err(self.fault(Fault::Connect(e.to_string()))),
         };
@@ -133,7 +137,10 @@ impl Host {
         };
         const HANDSHAKE: u8 = 22;
         const ALERT: u8 = 21;
-        Ok(matches!(exchanged.await, Ok(1) if matches!(first[0], HANDSHAKE | ALERT)))
+        match exchanged.await {
+            Err(error) if error.kind() == ErrorKind::TimedOut => Err(self.fault(Fault::Stalled(PROBE_TIME))),
+            read => Ok(matches!(read, Ok(1) if matches!(first[0], HANDSHAKE | ALERT))),
+        }
     }
 
     /// Behind a proxy the only way is to ask.

@@ -90,3 +90,48 @@ impl Wire {
         Ok(Response::from(answer.map(reqwest::Body::wrap)))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use reqwest::Method;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::super::http::{Http, Request};
+    use super::super::{Environment, Options};
+    use crate::error::{Error, Fault};
+    use crate::event::Silent;
+    use crate::limit::{Limiter, Precedence, Timetable};
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    async fn take_request(connection: &mut TcpStream) {
+        let mut request = Vec::new();
+        while !request.ends_with(b"\r\n\r\n") {
+            request.push(connection.read_u8().await.unwrap());
+        }
+    }
+
+    #[tokio::test]
+    async fn a_kept_connection_that_falls_silent_is_given_up() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url: reqwest::Url = format!("http://{}/v2/", listener.local_addr().unwrap()).parse().unwrap();
+        let server = tokio::spawn(async move {
+            let (mut connection, _) = listener.accept().await.unwrap();
+            take_request(&mut connection).await;
+            connection.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await.unwrap();
+            take_request(&mut connection).await;
+            connection
+        });
+        let limiter = Limiter::new(Timetable::parse("1M").unwrap(), Precedence::Equal);
+        let environment = Environment::empty();
+        let options = Options { limiter, environment, stall: Duration::from_millis(500), ..Options::default() };
+        let http = Http::new(Arc::new(options), Arc::new(Silent));
+        let request =
+            Request { method: Method::GET, url, headers: Default::default(), body: None, what: "x".to_owned() };
+        assert!(http.send(request.clone()).await.unwrap().status().is_success());
+        let silent = tokio::time::timeout(Duration::from_secs(20), http.send(request)).await.expect("it is given up");
+        assert!(matches!(silent, Err(Error::Network { fault: Fault::Stalled(_), .. })));
+        server.await.unwrap();
+    }
+}

@@ -186,12 +186,15 @@ impl Blob {
         self.origins[origin].is_mirror() && self.host(origin) == host
     }
 
-    /// The mirror `host` is not asked any more.
-    pub(super) fn leave_mirror(&mut self, host: &str) {
+    /// The mirror `host` is not asked any more. Returns whether it was one of this blob.
+    pub(super) fn leave_mirror(&mut self, host: &str) -> bool {
+        let mut is_ours = false;
         for candidate in self.origins.iter_mut().filter(|c| c.is_mirror() && c.origin.host() == host) {
+            is_ours = true;
             candidate.left = true;
             candidate.origin.leave();
         }
+        is_ours
     }
 
     /// Nobody is left to ask.

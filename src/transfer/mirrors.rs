@@ -123,9 +123,8 @@ impl Run<'_> {
                 gauge.cut.cancel();
             }
         }
-        self.blobs.iter_mut().for_each(|blob| blob.leave_mirror(host));
         for i in 0..self.blobs.len() {
-            if self.blobs[i].is_forlorn() && !self.blobs[i].has_ended() {
+            if self.blobs[i].leave_mirror(host) && self.blobs[i].is_forlorn() && !self.blobs[i].has_ended() {
                 let digest = &self.blobs[i].plan.descriptor.digest;
                 let error = Error::network(host, digest, Fault::Broken(why.to_owned()));
                 self.fail(i, Arc::new(error));
@@ -199,7 +198,7 @@ impl Run<'_> {
     /// Leaves the host of a connection that crawls, compared with what the blob could have from another host.
     fn compare(&mut self, flow: &Flow, flows: &[Flow]) {
         let others = self.blobs[flow.blob].rivals(flow.origin);
-        let best = others.map(|host| self.speed(host, flows)).fold(0.0, f64::max);
+        let best = others.map(|host| self.speed(host, flows)).fold(0.0, f64::max).min(self.fair_part());
         if flow.rate >= CRAWLER * best || best < NEXT_TO_NOTHING || self.report.left.contains_key(&flow.host) {
             return;
         }
@@ -214,6 +213,12 @@ impl Run<'_> {
                 flow.gauge.cut.cancel();
             }
         }
+    }
+
+    /// What the limit leaves for each connection, in bytes a second: what a host brought before it came down says nothing.
+    fn fair_part(&self) -> f64 {
+        let allowed = self.transfer.settings.limiter.rate(Direction::Down);
+        allowed.map_or(f64::INFINITY, |rate| rate.bytes() as f64 / self.open.len().max(1) as f64)
     }
 
     /// What a connection to `host` brings now; where there is none, what one usually brings.

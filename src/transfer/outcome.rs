@@ -68,6 +68,7 @@ impl Run<'_> {
                 self.reuse(i, sharing);
                 self.blobs[i].stage = Stage::Active(Arc::clone(&active));
                 self.complete(i, active);
+                self.require_origin(i);
             }
             Ok(Begun::Upload(upload)) => {
                 let (blob, traffic) = (self.blobs[i].plan.descriptor.clone(), Arc::clone(&self.traffic));
@@ -77,8 +78,18 @@ impl Run<'_> {
                 self.correct_plan(i, stream.resumed);
                 self.transfer.events.on(&Event::Started { blob: digest, resumed: stream.resumed });
                 self.blobs[i].stage = Stage::Streaming(Arc::new(stream));
+                self.require_origin(i);
             }
             Err(error) => self.retry(i, None, error),
+        }
+    }
+
+    /// A blob of which something is missing, and that nobody can be asked for, would be waited for without end.
+    fn require_origin(&mut self, i: usize) {
+        if self.blobs[i].origins.is_empty() && self.blobs[i].unclaimed() > 0 {
+            let what = self.blobs[i].plan.descriptor.digest.to_string();
+            let why = "no host and no file has it: copy the image from a place that has all of it".to_owned();
+            self.fail(i, Arc::new(Error::NotFound { what, place: "the source".into(), why }));
         }
     }
 
@@ -187,7 +198,8 @@ impl Run<'_> {
             Streamed::Source(error) => self.retry(i, Some(origin), error),
             Streamed::Sink(error @ Error::Verification { .. }) => self.streamed_wrong(i, origin, error),
             Streamed::Sink(error) => {
-                let (now, wait) = (Instant::now(), error.retry_after().unwrap_or_default());
+                let (now, longest) = (Instant::now(), self.transfer.settings.max_retry_after);
+                let wait = error.retry_after().unwrap_or_default().min(longest);
                 if matches!(error, Error::Busy { .. }) {
                     let allowed = self.pace.busy(&place, wait, now);
                     self.connections_changed(place, allowed);

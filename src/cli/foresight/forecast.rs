@@ -1,9 +1,11 @@
 //! Bytes by host, and how long they take.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::time::Duration;
 
 use crate::content::Provenance;
+use crate::content::file::blob_path;
 use crate::limit::{Direction, Limiter};
 use crate::state::State;
 use crate::transfer::{BlobPlan, Plan, Way};
@@ -99,9 +101,14 @@ fn headings(blob: &BlobPlan) -> Vec<(Heading, String)> {
 /// The name and the folder of the place on this machine that a blob is copied from.
 fn place(blob: &BlobPlan) -> Option<(String, String)> {
     let Way::Copy(origin) = blob.way() else { return None };
-    // The folder is what is above blobs/ALGORITHM/HEX.
-    let folder = origin.path().and_then(|path| Some(path.ancestors().nth(3)?.display().to_string()));
+    let folder = origin.path().and_then(|path| Some(folder(&path, blob)?.display().to_string()));
     Some((origin.host().to_owned(), folder.unwrap_or_default()))
+}
+
+/// What is above `blobs/ALGORITHM/HEX`, or above a file in a folder of files.
+fn folder<'p>(path: &'p Path, blob: &BlobPlan) -> Option<&'p Path> {
+    let levels = if path.ends_with(blob_path(&blob.descriptor.digest)) { 3 } else { 1 };
+    path.ancestors().nth(levels)
 }
 
 /// What all hosts of a direction share, in bytes a second.

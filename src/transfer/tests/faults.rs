@@ -80,3 +80,20 @@ async fn a_server_that_ignores_ranges_gets_one_connection() {
     assert_eq!(asked, vec![0..40_000_000]);
     assert_adds_up(&report);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_blob_that_nobody_can_be_asked_for_fails_instead_of_being_waited_for() {
+    let mut registry = Registry::default();
+    let (lost, there) = (registry.blob(5000, 1), registry.blob(4000, 2));
+    registry.image("a", &[&lost]);
+    registry.image("bb", &[&there]);
+    let registry = Arc::new(registry);
+    let sink: Arc<dyn Sink> = Arc::new(In(Arc::default()));
+    let transfer = transfer();
+    let mut plan = transfer.plan(vec![job(&registry, "a", &sink), job(&registry, "bb", &sink)]).await.unwrap();
+    plan.blobs.iter_mut().find(|blob| blob.descriptor == lost).unwrap().origins.clear();
+    let report = transfer.run(plan).await.unwrap();
+    assert!(matches!(error_of(&report), Error::NotFound { .. }), "{report:?}");
+    assert!(error_of(&report).to_string().contains(&lost.digest.to_string()));
+    assert!(report.images[1].result.is_ok());
+}

@@ -6,6 +6,7 @@ use tokio::time::Instant;
 
 use super::*;
 use crate::event::{Event, Observer};
+use crate::limit::{Limiter, Precedence, Timetable};
 
 const MB: u64 = 1_000_000;
 
@@ -191,6 +192,11 @@ impl Ended {
 
 /// Pulls images of one layer each through the hosts, mirrors first. Two connections a blob.
 async fn pull_from(hosts: Vec<Host>, layers: &[usize]) -> Ended {
+    pull_within(hosts, layers, Limiter::none()).await
+}
+
+/// The same where the engine knows of a limit; the lines of the hosts are not slowed down by it.
+async fn pull_within(hosts: Vec<Host>, layers: &[usize], limiter: Limiter) -> Ended {
     let mut content = Registry::default();
     for (number, size) in layers.iter().enumerate() {
         let layer = content.blob(*size, number as u8);
@@ -203,6 +209,7 @@ async fn pull_from(hosts: Vec<Host>, layers: &[usize]) -> Ended {
     let sink: Arc<dyn Sink> = Arc::new(In(store));
     let mut transfer = transfer();
     transfer.settings.streams = 2;
+    transfer.settings.limiter = limiter;
     transfer.events = seen.clone();
     let source: Arc<dyn Source> = Arc::new(Mirrored(hosts.clone()));
     let job = |number: usize| {
@@ -317,4 +324,15 @@ async fn a_line_that_stands_still_for_a_moment_costs_no_mirror() {
     }
     let ended = pull_from(hosts, &[SIZE]).await.soundly();
     assert!(ended.left().is_empty(), "{:?}", ended.report.left);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_limit_leaves_for_a_mirror_is_no_crawl() {
+    // Each of two connections has 500 kB/s, though the other host has brought far more.
+    let limiter = Limiter::new(Timetable::parse("1M").unwrap(), Precedence::Equal);
+    let hosts = vec![Host::new("a", 300_000, Manner::Honest), mirror("b", Manner::Honest), registry()];
+    let ended = pull_within(hosts, &[SIZE], limiter).await.soundly();
+    assert!(ended.left().is_empty(), "{:?}", ended.report.left);
+    let hosts = vec![Host::new("a", 300_000, Manner::Honest), mirror("b", Manner::Honest), registry()];
+    assert_eq!(pull_from(hosts, &[SIZE]).await.soundly().left(), ["a"]);
 }

@@ -12,6 +12,8 @@ enum Meets {
     LostReply,
     /// "Unavailable" at the end, and nothing is lost.
     Busy,
+    /// The same with a pause in seconds.
+    BusyFor(u64),
 }
 
 /// The repositories of a registry.
@@ -120,9 +122,13 @@ impl Upload for Sending {
             return Err(Error::Verification { what: "blob".into(), place: "far".into(), why });
         }
         let (what, place) = (String::new(), "far".to_owned());
-        match self.meets(|meets| matches!(meets, Meets::LostReply | Meets::Busy)) {
+        match self.meets(|meets| matches!(meets, Meets::LostReply | Meets::Busy | Meets::BusyFor(_))) {
             Some(Meets::Busy) => {
                 return Err(Error::Busy { what, place, status: 503, retry_after: None, why: String::new() });
+            }
+            Some(Meets::BusyFor(seconds)) => {
+                let retry_after = Some(Duration::from_secs(seconds));
+                return Err(Error::Busy { what, place, status: 429, retry_after, why: String::new() });
             }
             reply => {
                 lock(&self.far.blobs).insert((self.repository.into(), self.digest.clone()), bytes);
@@ -290,4 +296,38 @@ async fn a_spoiled_local_copy_is_sent_once_and_then_the_registry_asked() {
     // What goes to a registry travels, wherever it comes from.
     assert_eq!((report.moved, report.local, report.planned), (2 * SIZE + 10, 0, SIZE + 10));
     assert_eq!(report.causes, BTreeMap::from([(Cause::Spoiled, SIZE)]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_blob_that_nobody_can_be_asked_for_is_mounted_or_fails() {
+    let scene = scene(&[], &[]);
+    let transfer = transfer();
+    let mut plan = transfer.plan(vec![scene.job("x")]).await.unwrap();
+    plan.blobs.iter_mut().for_each(|blob| blob.origins.clear());
+    let report = transfer.run(plan).await.unwrap();
+    assert!(matches!(error_of(&report), Error::NotFound { .. }), "{report:?}");
+    assert!(scene.send(&["x"]).await.images[0].result.is_ok());
+    let mut plan = transfer.plan(vec![scene.job("y")]).await.unwrap();
+    plan.blobs.iter_mut().for_each(|blob| {
+        blob.origins.clear();
+        blob.mounts = vec!["x".into()];
+    });
+    assert!(transfer.run(plan).await.unwrap().images[0].result.is_ok() && scene.has("y"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pause_of_a_day_for_one_blob_is_none_for_the_others() {
+    let mut registry = Registry::default();
+    let (one, other) = (registry.blob(50_000, 1), registry.blob(40_000, 2));
+    registry.image("a", &[&one]);
+    registry.image("bb", &[&other]);
+    let (near, script) = (Arc::new(registry), Mutex::new([Meets::BusyFor(86_400)].into()));
+    let sink: Arc<dyn Sink> = Arc::new(Repository(Arc::new(Far { script, ..Far::default() }), "x"));
+    let mut transfer = transfer();
+    transfer.settings.jobs = 1;
+    let plan = transfer.plan(vec![job(&near, "a", &sink), job(&near, "bb", &sink)]).await.unwrap();
+    let report = transfer.run(plan).await.unwrap();
+    assert!(matches!(error_of(&report), Error::Busy { .. }), "{report:?}");
+    assert!(report.images[1].result.is_ok());
+    assert!(report.elapsed <= Duration::from_secs(61), "{:?}", report.elapsed);
 }
