@@ -19,8 +19,9 @@ const AFTER_HELP: &str = "\
 a slash or an at sign is always an image.
 
 Exit codes: 0 done, 1 other, 2 usage, 3 not found, 4 not authorised,
-5 network, 6 verification failed, 7 store or disk, 9 some of several
-failed, 10 a plan has work, 130 interrupted, 143 terminated.";
+5 network, 6 verification failed, 7 store or disk, 8 limit reached,
+9 some of several failed, 10 a plan has work, 130 interrupted,
+143 terminated.";
 
 /// Bring container images here and move only what is missing
 #[derive(Debug, Parser)]

@@ -4,8 +4,13 @@ use super::{copy, pull, push, sync};
 use crate::cli::Context;
 use crate::cli::config::Flags;
 
+const AFTER_HELP: &str = "\
+`layerpull plan IMAGE…` is `layerpull plan pull IMAGE…`. Flags are those of the
+command; no blob is moved, and nothing is changed.";
+
 /// Which command.
 #[derive(Debug, clap::Args)]
+#[command(after_help = AFTER_HELP)]
 pub struct Args {
     #[command(subcommand)]
     what: What,

@@ -65,8 +65,8 @@ impl Display for Bars {
         INTERVAL
     }
 
-    fn event(&mut self, event: &Event, snapshot: &Snapshot) {
-        for line in intention(event, snapshot).into_iter().chain(remark(event)) {
+    fn event(&mut self, event: &Event, _: &Snapshot) {
+        for line in intention(event).into_iter().chain(remark(event)) {
             let _ = self.screen.println(line);
         }
     }

@@ -1,11 +1,14 @@
 //! Progress as whole lines, a few seconds apart: for logs and pipes.
 
+use std::collections::BTreeSet;
 use std::io::Write;
 use std::time::Duration;
 
 use super::{Check, Display, Snapshot};
 use crate::cli::output::{duration, escape, percent, rate, size};
+use crate::content::Holding;
 use crate::event::Event;
+use crate::oci::Descriptor;
 
 /// Time between two lines of progress.
 const INTERVAL: Duration = Duration::from_secs(3);
@@ -32,8 +35,8 @@ impl<W: Write + Send> Display for Lines<W> {
         INTERVAL
     }
 
-    fn event(&mut self, event: &Event, snapshot: &Snapshot) {
-        for line in intention(event, snapshot).into_iter().chain(remark(event)) {
+    fn event(&mut self, event: &Event, _: &Snapshot) {
+        for line in intention(event).into_iter().chain(remark(event)) {
             self.line(&line);
         }
     }
@@ -56,27 +59,43 @@ impl<W: Write + Send> Display for Lines<W> {
 }
 
 /// What will be done, before it is.
-pub(super) fn intention(event: &Event, snapshot: &Snapshot) -> Option<String> {
+pub(super) fn intention(event: &Event) -> Option<String> {
     match event {
-        Event::Planned { blobs } if !blobs.is_empty() => Some(plan(snapshot)),
+        Event::Planned { blobs } if !blobs.is_empty() => Some(plan(blobs)),
         Event::Checking { blobs, bytes } if *blobs > 0 => Some(format!("{blobs} blobs to check, {}", size(*bytes))),
         _ => None,
     }
 }
 
-fn plan(snapshot: &Snapshot) -> String {
-    // What has arrived since the plan was made is no part of it.
-    let missing = snapshot.size.saturating_sub(snapshot.resumed);
-    let mut line = match snapshot.blobs {
+/// One plan of perhaps several: an export pulls first, then writes. A blob that goes to several repositories counts once.
+fn plan(blobs: &[(Descriptor, Holding)]) -> String {
+    let (mut count, mut missing, mut resumed, mut held) = (0, 0_u64, 0_u64, 0_u64);
+    let mut moved = BTreeSet::new();
+    for (blob, holding) in blobs {
+        let here = match holding {
+            Holding::Whole => {
+                held = held.saturating_add(blob.size);
+                continue;
+            }
+            Holding::Partial(bytes) => (*bytes).min(blob.size),
+            Holding::Missing => 0,
+        };
+        if moved.insert(&blob.digest) {
+            count += 1;
+            resumed = resumed.saturating_add(here);
+            missing = missing.saturating_add(blob.size - here);
+        }
+    }
+    let mut line = match count {
         0 => "nothing to move".into(),
         1 => format!("1 blob to move, {}", size(missing)),
         n => format!("{n} blobs to move, {}", size(missing)),
     };
-    if snapshot.resumed > 0 {
-        line.push_str(&format!("; {} resumed", size(snapshot.resumed)));
+    if resumed > 0 {
+        line.push_str(&format!("; {} resumed", size(resumed)));
     }
-    if snapshot.held > 0 {
-        line.push_str(&format!("; {} already here", size(snapshot.held)));
+    if held > 0 {
+        line.push_str(&format!("; {} already here", size(held)));
     }
     line
 }
@@ -146,7 +165,7 @@ pub(super) fn serious(event: &Event) -> Option<String> {
 mod tests {
     use super::super::tally::{Tally, samples::*};
     use super::*;
-    use crate::content::Holding;
+    use crate::event::Arrival;
 
     fn shown(steps: &[(u64, Event)]) -> String {
         let mut tally = Tally::default();
@@ -199,6 +218,20 @@ mod tests {
         let retried =
             Event::Retried { what: "sha256:0".into(), why: "HTTP 500\r\u{1b}[A".into(), wait: Duration::from_secs(2) };
         assert_eq!(shown(&[(0, retried)]), "retry in 2.0 s: sha256:0: HTTP 500\\r\\u{1b}[A\n");
+    }
+
+    #[test]
+    fn what_an_export_writes_is_told_apart_from_what_it_pulled_before() {
+        let pulled = planned(&[("a", 1000, Holding::Missing), ("b", 500, Holding::Whole)]);
+        let packed = planned(&[("a", 1000, Holding::Missing), ("b", 500, Holding::Missing)]);
+        let told = "1 blob to move, 1.00 kB; 500 B already here\n2 blobs to move, 1.50 kB\n";
+        assert_eq!(shown(&[(0, pulled), (1, finished("a", Arrival::Transferred)), (2, packed)]), told);
+    }
+
+    #[test]
+    fn a_blob_that_goes_to_two_repositories_is_told_once() {
+        let plan = planned(&[("a", 1000, Holding::Missing), ("a", 1000, Holding::Missing)]);
+        assert_eq!(shown(&[(0, plan)]), "1 blob to move, 1.00 kB\n");
     }
 
     #[test]
