@@ -109,6 +109,49 @@ fn of_an_index_one_platform_goes_alone_into_a_layout() {
 }
 
 #[test]
+fn a_push_into_an_archive_takes_the_platform_that_is_asked_for() {
+    let (registry, store, dir) = (Registry::start(), tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let child = |arch: &str| {
+        Image::build().platform(&format!("linux/{arch}")).layer(Blob::files(&[("a", arch.as_bytes())])).finish()
+    };
+    let children = ["amd64", "arm64"].map(child);
+    registry.add("library/x", "1", &Image::index(&children));
+    let near = registry.name("library/x", "1");
+    Layerpull::new().args(["pull", "-q", "--all-platforms", &near]).store(store.path()).run().success();
+    for (arch, image) in ["amd64", "arm64"].into_iter().zip(&children) {
+        let to = format!("docker-archive:{}/{arch}.tar", dir.path().display());
+        let push = ["push", &near, &to, "--platform", &format!("linux/{arch}")];
+        Layerpull::new().args(push).store(store.path()).run().success();
+        let config = skopeo(["inspect", "--config", "--raw", &to]).ok();
+        assert_eq!(layerpull::oci::Digest::of(config.as_bytes()), *image.config().digest(), "{arch}");
+    }
+}
+
+#[test]
+fn an_image_goes_into_the_folder_where_one_stands() {
+    let (registry, image, dir) = (Registry::start(), image(), tempfile::tempdir().unwrap());
+    registry.add("library/x", "1", &image);
+    let name = registry.name("library/x", "1");
+    Layerpull::new().args(["copy", &name, "dir:."]).current_dir(dir.path()).run().success();
+    assert_eq!(raw(&format!("dir:{}", dir.path().display())), manifest(&image));
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2 + image.blobs.len());
+}
+
+#[test]
+fn of_a_compressed_archive_only_the_image_that_is_named_is_taken() {
+    let (registry, image, dir) = (Registry::start(), image(), tempfile::tempdir().unwrap());
+    registry.add("library/x", "1", &image);
+    let at = |name: &str| format!("oci-archive:{}", dir.path().join(name).display());
+    copy(&registry.name("library/x", "1"), &at("x.tar:v1")).success();
+    std::process::Command::new("gzip").arg(dir.path().join("x.tar")).status().unwrap();
+    let there = layout(&dir.path().join("there"), "v1");
+    copy(&at("x.tar.gz:v2"), &there).code(3);
+    copy(&at("x.tar.gz:@0"), &there).code(2);
+    copy(&at("x.tar.gz:v1"), &format!("dir:{}", dir.path().join("good").display())).success();
+    assert_eq!(raw(&format!("dir:{}", dir.path().join("good").display())), manifest(&image));
+}
+
+#[test]
 fn what_is_not_there_is_named_with_what_is() {
     let (registry, image, dir) = (Registry::start(), image(), tempfile::tempdir().unwrap());
     registry.add("library/x", "1", &image);

@@ -58,8 +58,11 @@ impl Contents {
         let mut level = vec![raw];
         for _ in 0..MAX_DEPTH {
             let mut below = Vec::new();
+            let mut once = HashSet::new();
             for raw in level {
-                below.extend(self.take(source, raw)?);
+                // Indexes that name the same children would multiply with each level.
+                let children = self.take(source, raw)?;
+                below.extend(children.into_iter().filter(|child| once.insert(child.digest.clone())));
             }
             if below.is_empty() {
                 self.images.insert((name.map(kept_name), root.digest.clone()));
@@ -176,7 +179,7 @@ impl Contents {
     pub(super) fn docker(&self) -> String {
         let mut images: BTreeMap<&Digest, (DockerImage, Vec<String>)> = BTreeMap::new();
         for (name, digest) in &self.images {
-            let Some((digest, image)) = self.runnable(digest, 0) else { continue };
+            let Some((digest, image)) = self.runnable(digest, 0, &mut HashSet::new()) else { continue };
             let path = |blob: &Descriptor| blob_path(&blob.digest).to_string_lossy().into_owned();
             let entry = || DockerImage {
                 config: path(&image.config),
@@ -196,14 +199,22 @@ impl Contents {
     }
 
     /// The image below `digest` that an engine can run here.
-    fn runnable(&self, digest: &Digest, depth: usize) -> Option<(&Digest, Image)> {
+    fn runnable<'s>(
+        &'s self,
+        digest: &Digest,
+        depth: usize,
+        seen: &mut HashSet<&'s Digest>,
+    ) -> Option<(&'s Digest, Image)> {
         let (digest, raw) = self.manifests.get_key_value(digest).filter(|_| depth < MAX_DEPTH)?;
+        if !seen.insert(digest) {
+            return None;
+        }
         match raw.parse().ok()? {
             Manifest::Image(image) => image.config.media_type.is_config().then_some((digest, *image)),
             Manifest::Index(index) => {
                 let best = index.best(&Platform::host()).map(|child| &child.digest);
                 let all = best.into_iter().chain(index.manifests.iter().map(|child| &child.digest));
-                all.filter_map(|child| self.runnable(child, depth + 1)).next()
+                all.filter_map(|child| self.runnable(child, depth + 1, seen)).next()
             }
         }
     }

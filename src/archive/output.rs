@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use super::split::{Index, Volume, index_path, volume_path};
@@ -29,6 +30,8 @@ pub struct Output {
     whole: Sum,
     open: Option<Part>,
     parts: Vec<(PathBuf, Volume)>,
+    /// The first volume, which every writer locks: held until nothing has a hidden name any more.
+    first: Option<File>,
     unwritten: u64,
 }
 
@@ -77,11 +80,17 @@ impl Output {
     /// Begins the archive at `path`, or with a `limit` in bytes its volumes `path.001`, `path.002`, … and their index.
     ///
     /// # Errors
-    /// `Store` when it cannot be written, or another process is writing it.
+    /// `Usage` when something else than a file is there; `Store` when it cannot be written, or another process is writing
+    /// it.
     pub fn create(path: &Path, limit: Option<u64>, checksum: Checksum) -> Result<Output> {
+        // It would be replaced: a device too, by whoever may.
+        if fs::metadata(path).is_ok_and(|meta| !meta.is_file()) {
+            return Err(Error::Usage(format!("{}: an archive needs a regular file, and this is none", path.display())));
+        }
         let whole = Sum::new(limit.is_some() || checksum == Checksum::Beside);
+        let (path, parts) = (path.to_owned(), Vec::new());
         let mut output =
-            Output { path: path.into(), limit, checksum, whole, open: None, parts: Vec::new(), unwritten: 0 };
+            Output { path: path.clone(), limit, checksum, whole, open: None, parts, first: None, unwritten: 0 };
         output.next().map_err(Error::store("write", path))?;
         Ok(output)
     }
@@ -93,9 +102,11 @@ impl Output {
             return Err(io::Error::other(format!("more than {MAX_VOLUMES} volumes: let them be larger")));
         }
         let target = if self.limit.is_some() { volume_path(&self.path, number) } else { self.path.clone() };
-        let file = File::options().write(true).create(true).truncate(false).open(hidden(&target))?;
-        file.try_lock().map_err(|_| io::Error::other("another process is writing it"))?;
+        let file = alone(&hidden(&target))?;
         file.set_len(0)?;
+        if self.first.is_none() {
+            self.first = Some(file.try_clone()?);
+        }
         self.open = Some(Part { file, target, sum: Sum::new(self.limit.is_some()) });
         Ok(())
     }
@@ -120,8 +131,8 @@ impl Output {
 
     fn complete(&mut self) -> io::Result<Saved> {
         self.close()?;
+        self.parts.iter().try_for_each(|(target, _)| fs::rename(hidden(target), target))?;
         let parts = std::mem::take(&mut self.parts);
-        parts.iter().try_for_each(|(target, _)| fs::rename(hidden(target), target))?;
         let files = parts.iter().map(|(target, _)| target.clone()).collect();
         let whole = std::mem::replace(&mut self.whole, Sum::new(false)).volume(&self.path);
         let size = whole.size;
@@ -170,10 +181,24 @@ impl Write for Output {
 
 impl Drop for Output {
     fn drop(&mut self) {
-        let open = self.open.take().map(|part| part.target);
+        let open = self.open.as_ref().map(|part| part.target.clone());
         for target in self.parts.drain(..).map(|(target, _)| target).chain(open) {
             let _ = fs::remove_file(hidden(&target));
         }
+    }
+}
+
+/// The file at `path`, which is made if it is not there, for us alone.
+fn alone(path: &Path) -> io::Result<File> {
+    let no_follow = rustix::fs::OFlags::NOFOLLOW.bits() as i32;
+    let file = File::options().write(true).create(true).truncate(false).custom_flags(no_follow).open(path)?;
+    let busy = || io::Error::other("another process is writing it");
+    file.try_lock().map_err(|_| busy())?;
+    // Who wrote it before may have given it its name between our opening and locking it: then it is an archive.
+    let (ours, there) = (file.metadata()?, fs::symlink_metadata(path).map_err(|_| busy())?);
+    match (ours.dev(), ours.ino()) == (there.dev(), there.ino()) {
+        true => Ok(file),
+        false => Err(busy()),
     }
 }
 
@@ -189,7 +214,8 @@ fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
 }
 
 fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut file = File::create(hidden(path))?;
+    let mut file = alone(&hidden(path))?;
+    file.set_len(0)?;
     file.write_all(bytes)?;
     file.sync_all()?;
     fs::rename(hidden(path), path)
@@ -229,6 +255,28 @@ mod tests {
         output.write_all(b"01234").unwrap();
         drop(output);
         assert!(names(dir.path()).is_empty());
+    }
+
+    #[test]
+    fn nobody_else_writes_a_volume_that_is_full_and_has_no_name_yet() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.tar");
+        let mut output = Output::create(&path, Some(2), Checksum::None).unwrap();
+        output.write_all(b"01234").unwrap();
+        assert!(matches!(Output::create(&path, Some(2), Checksum::None), Err(Error::Store { .. })));
+        output.finish().unwrap();
+        assert_eq!(fs::read(dir.path().join("a.tar.001")).unwrap(), b"01");
+    }
+
+    #[test]
+    fn a_device_and_a_link_stay_what_they_are() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(matches!(Output::create(Path::new("/dev/null"), None, Checksum::None), Err(Error::Usage(_))));
+        let (path, other) = (dir.path().join("a.tar"), dir.path().join("other"));
+        fs::write(&other, b"precious").unwrap();
+        std::os::unix::fs::symlink(&other, hidden(&path)).unwrap();
+        assert!(matches!(Output::create(&path, None, Checksum::None), Err(Error::Store { .. })));
+        assert_eq!(fs::read(&other).unwrap(), b"precious");
     }
 
     #[test]

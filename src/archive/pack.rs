@@ -285,7 +285,9 @@ impl FolderFrames {
     pub fn new(root: &Path) -> Result<FolderFrames> {
         fs::create_dir_all(root).map_err(Error::store("create", root))?;
         let mut entries = fs::read_dir(root).map_err(Error::store("read", root))?;
-        let is_layout = root.join(layout::MARKER).exists() && !root.join(".layerpull").exists();
+        // One that was killed has the marker under its first name.
+        let marker = root.join(layout::MARKER);
+        let is_layout = (marker.exists() || part(&marker).exists()) && !root.join(".layerpull").exists();
         match entries.next().is_some() && !is_layout {
             true => Err(Error::Usage(format!("{}: give an empty folder, or a layout written before", root.display()))),
             false => Ok(FolderFrames { root: root.into(), open: None, last: Vec::new() }),

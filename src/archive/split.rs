@@ -110,8 +110,10 @@ pub fn volumes_of(paths: &[PathBuf]) -> Result<Vec<Vec<PathBuf>>> {
         };
         if done.insert(index.clone()) {
             let found = |volume: &Volume| {
+                let beside = index.with_file_name(&volume.name);
                 let given = named.get(std::ffi::OsStr::new(&volume.name)).map(|path| path.to_path_buf());
-                given.unwrap_or_else(|| index.with_file_name(&volume.name))
+                // Another archive, in another folder, may have volumes of the same names.
+                if paths.contains(&beside) { beside } else { given.unwrap_or(beside) }
             };
             let volumes = Index::read(&index)?.volumes;
             archives.push(complete(&index, volumes.iter().map(|volume| (found(volume), volume.size)))?);
@@ -166,6 +168,13 @@ mod tests {
         assert_eq!(volumes_of(&paths[1..]).unwrap(), std::slice::from_ref(&paths));
         let other = dir.path().join("b.tar");
         assert_eq!(volumes_of(&[dir.path().join("a.tar.volumes.json"), other.clone()]).unwrap(), [paths, vec![other]]);
+    }
+
+    #[test]
+    fn archives_of_one_name_in_two_folders_stay_apart() {
+        let ((_one, one), (_two, two)) = (scene(&["a.tar.001", "a.tar.002"]), scene(&["a.tar.001", "a.tar.002"]));
+        let both = [one.clone(), two.clone()].concat();
+        assert_eq!(volumes_of(&both).unwrap(), [one, two]);
     }
 
     #[test]

@@ -7,10 +7,11 @@ use futures::TryStreamExt as _;
 use crate::archive::{Archive, Entry, Fate, Presumed, Seen, Sequential};
 use crate::content::{Holding, Provenance, Sink, Source, verified};
 use crate::error::{Error, Result};
-use crate::event::{Arrival, Event, Events};
+use crate::event::{Arrival, Event};
 use crate::oci::config::MAX_CONFIG_SIZE;
 use crate::oci::{Descriptor, Digest};
-use crate::store::Store;
+use crate::store::{Receiving, Store};
+use crate::transfer::Transfer;
 
 /// How many bytes of a file tell how it is compressed.
 const MAGIC: usize = 6;
@@ -30,10 +31,10 @@ pub struct Spooled {
 /// # Errors
 /// `Invalid`, `Verification` for damage and hostility: what was verified before stays. `NotFound` when the archive leaves
 /// out what the store lacks, before anything is written.
-pub async fn spool(mut from: Sequential, store: &Store, events: &Events) -> Result<Spooled> {
+pub async fn spool(mut from: Sequential, store: &Store, transfer: &Transfer) -> Result<Spooled> {
     let place = from.place().to_owned();
-    let mut spool = Spool { store, events, seen: Seen::default(), written: 0 };
-    while let Some(entry) = from.next().await? {
+    let mut spool = Spool { store, transfer, seen: Seen::default(), written: 0 };
+    while let Some(entry) = spool.unless_cancelled(from.next()).await? {
         spool.take(&entry, &mut from).await?;
     }
     for (path, digest) in spool.seen.strayed(&place)? {
@@ -61,7 +62,7 @@ pub async fn names(mut from: Sequential) -> Result<Vec<(Option<String>, Option<D
 
 struct Spool<'a> {
     store: &'a Store,
-    events: &'a Events,
+    transfer: &'a Transfer,
     seen: Seen,
     written: u64,
 }
@@ -72,7 +73,7 @@ impl Spool<'_> {
         match self.seen.fate(entry, &place)? {
             Fate::Pass => Ok(()),
             Fate::Keep => {
-                let bytes = from.whole().await?;
+                let bytes = self.unless_cancelled(from.whole()).await?;
                 let presumed = self.seen.keep(&entry.name, bytes, &place)?;
                 require(self.store, &presumed, &place).await
             }
@@ -88,16 +89,9 @@ impl Spool<'_> {
             self.seen.went_on(&entry.name, blob.digest, entry.size, &[]);
             return Ok(());
         }
-        self.events.on(&Event::Found { blob: blob.clone() });
-        self.events.on(&Event::Started { blob: blob.digest.clone(), resumed: 0 });
-        let mut receiving = self.store.receive().await?;
-        let mut magic = Vec::new();
-        while let Some(bytes) = from.bytes().await? {
-            self.count(&blob.digest, &bytes, &mut magic);
-            receiving.write(bytes).await?;
-        }
+        let (receiving, magic) = self.received(&blob, from).await?;
         receiving.settle(&blob.digest).await.map_err(|error| from_archive(error, from.place()))?;
-        self.events.on(&Event::Finished { blob: blob.digest.clone(), how: Arrival::Transferred });
+        self.transfer.events.on(&Event::Finished { blob: blob.digest.clone(), how: Arrival::Transferred });
         self.seen.went_on(&entry.name, blob.digest, entry.size, &magic);
         Ok(())
     }
@@ -106,25 +100,47 @@ impl Spool<'_> {
     async fn layer(&mut self, entry: &Entry, from: &mut Sequential) -> Result<()> {
         let unnamed = Digest::of(entry.name.as_bytes());
         let shown = Descriptor::new(UNKNOWN, unnamed.clone(), entry.size);
-        self.events.on(&Event::Found { blob: shown });
-        self.events.on(&Event::Started { blob: unnamed.clone(), resumed: 0 });
-        let mut receiving = self.store.receive().await?;
-        let mut magic = Vec::new();
-        while let Some(bytes) = from.bytes().await? {
-            self.count(&unnamed, &bytes, &mut magic);
-            receiving.write(bytes).await?;
-        }
+        let (receiving, magic) = self.received(&shown, from).await?;
         let blob = receiving.commit(None).await?;
-        self.events.on(&Event::Finished { blob: unnamed, how: Arrival::Transferred });
+        self.transfer.events.on(&Event::Finished { blob: unnamed, how: Arrival::Transferred });
         self.seen.went_on(&entry.name, blob.digest, blob.size, &magic);
         Ok(())
+    }
+
+    /// The bytes of a file, shown as `shown`, with the first of them. Of a file that cannot be had whole nothing stays: an
+    /// archive that comes again begins anew.
+    async fn received(&mut self, shown: &Descriptor, from: &mut Sequential) -> Result<(Receiving, Vec<u8>)> {
+        self.transfer.events.on(&Event::Found { blob: shown.clone() });
+        self.transfer.events.on(&Event::Started { blob: shown.digest.clone(), resumed: 0 });
+        let mut receiving = self.store.receive().await?;
+        match self.fill(&mut receiving, &shown.digest, from).await {
+            Ok(magic) => Ok((receiving, magic)),
+            Err(error) => {
+                receiving.discard().await?;
+                Err(error)
+            }
+        }
+    }
+
+    async fn fill(&mut self, receiving: &mut Receiving, shown: &Digest, from: &mut Sequential) -> Result<Vec<u8>> {
+        let mut magic = Vec::new();
+        while let Some(bytes) = self.unless_cancelled(from.bytes()).await? {
+            self.count(shown, &bytes, &mut magic);
+            receiving.write(bytes).await?;
+        }
+        Ok(magic)
+    }
+
+    /// A pipe may never give anything more.
+    async fn unless_cancelled<T>(&self, coming: impl Future<Output = Result<T>>) -> Result<T> {
+        self.transfer.cancel.run_until_cancelled(coming).await.unwrap_or(Err(Error::Interrupted))
     }
 
     fn count(&mut self, blob: &Digest, bytes: &Bytes, magic: &mut Vec<u8>) {
         magic.extend(bytes.iter().take(MAGIC - magic.len().min(MAGIC)));
         let count = bytes.len() as u64;
         self.written += count;
-        self.events.on(&Event::Bytes { blob: blob.clone(), count, provenance: Provenance::Local });
+        self.transfer.events.on(&Event::Bytes { blob: blob.clone(), count, provenance: Provenance::Local });
     }
 }
 

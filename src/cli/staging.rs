@@ -1,11 +1,14 @@
 //! Images on their way into places that are written in one go, and out of those that are read in one go: through a layout
 //! in a folder of its own, which goes afterwards.
 
-use std::fs;
+use std::collections::HashSet;
+use std::fs::{self, File};
 use std::io::Read;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use rustix::fs::OFlags;
 use tempfile::TempDir;
 
 use super::Context;
@@ -26,27 +29,37 @@ use crate::store::{LayoutImage, Store};
 /// What `version` says in a folder of skopeo's `dir:`.
 const VERSION: &str = "Directory Transport Version: 1.1\n";
 
+/// What the names of stages begin with.
+const PREFIX: &str = ".layerpull-";
+/// The file in a stage that is locked as long as it is used.
+const LOCK: &str = "lock";
+
 /// A layout that lives as long as this.
 pub struct Stage {
     store: Store,
     dir: TempDir,
+    _lock: File,
 }
 
 impl Stage {
-    /// In the folder of `path`, where what is staged can be moved to it; else where temporary files go.
+    /// In the folder of `path`, or in `path` where that is one, so that what is staged can be moved to it; else where
+    /// temporary files go. Stages there that a process left when it was killed go.
     ///
     /// # Errors
     /// `Store` when it cannot be made.
     pub fn near(path: Option<&Path>, context: &Context, events: Events) -> Result<Stage> {
         let temporary = std::env::temp_dir();
         let folder = match path {
+            Some(path) if path.is_dir() => path,
             Some(path) => path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new(".")),
             None => &temporary,
         };
-        let dir = tempfile::Builder::new().prefix(".layerpull-").tempdir_in(folder);
+        sweep(folder);
+        let dir = tempfile::Builder::new().prefix(PREFIX).tempdir_in(folder);
         let dir = dir.map_err(Error::store("make a folder in", folder))?;
+        let lock = claim(dir.path()).map_err(Error::store("lock", dir.path()))?;
         let store = Store::open(&dir.path().join("layout"))?.observed(events, context.cancel.clone());
-        Ok(Stage { store, dir })
+        Ok(Stage { store, dir, _lock: lock })
     }
 
     /// The image that is staged, under `name`, kept as it is; shown as `place`.
@@ -131,13 +144,14 @@ impl Stage {
     /// The files of a folder of `dir:`.
     async fn parts(&self, root: RawManifest) -> Result<Parts> {
         let mut parts = Parts { root: root.bytes.to_vec(), children: Vec::new(), blobs: Vec::new() };
-        let mut level = vec![root];
+        let (mut level, mut seen) = (vec![root], HashSet::new());
         while let Some(raw) = level.pop() {
             let place = Source::place(&self.store);
             match raw.parse().map_err(|why| Error::manifest(place, &raw.digest, why))? {
                 Manifest::Image(image) => parts.blobs.extend(image.blobs().cloned()),
                 Manifest::Index(index) => {
-                    for child in index.manifests.iter().filter(|child| child.media_type.is_manifest()) {
+                    let manifests = index.manifests.iter().filter(|child| child.media_type.is_manifest());
+                    for child in manifests.filter(|child| seen.insert(child.digest.clone())) {
                         let raw = self.store.manifest(child).await?;
                         parts.children.push((format!("{}.{MANIFEST}", raw.digest.hex()), raw.bytes.to_vec()));
                         level.push(raw);
@@ -147,6 +161,33 @@ impl Stage {
         }
         Ok(parts)
     }
+}
+
+/// Marks the stage in `dir` as used. The lock has its name only when it is held.
+fn claim(dir: &Path) -> std::io::Result<File> {
+    let new = dir.join("lock.new");
+    let file = File::create_new(&new)?;
+    file.try_lock()?;
+    fs::rename(new, dir.join(LOCK))?;
+    Ok(file)
+}
+
+/// Removes the stages in `folder` that nobody uses any more.
+fn sweep(folder: &Path) {
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let is_stage = entry.file_name().to_string_lossy().starts_with(PREFIX);
+        if is_stage && entry.file_type().is_ok_and(|kind| kind.is_dir()) && is_abandoned(&entry.path()) {
+            // It may be on its way out already.
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
+}
+
+fn is_abandoned(stage: &Path) -> bool {
+    let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits() as i32;
+    let Ok(lock) = File::options().read(true).custom_flags(flags).open(stage.join(LOCK)) else { return false };
+    let us = rustix::process::geteuid().as_raw();
+    lock.metadata().is_ok_and(|meta| meta.is_file() && meta.uid() == us) && lock.try_lock().is_ok()
 }
 
 /// What a folder of `dir:` holds.
@@ -192,7 +233,7 @@ fn blobs(folder: &Path) -> std::io::Result<Vec<PathBuf>> {
 }
 
 fn pass(path: &Path, name: &str, frames: &mut impl Frames) -> std::io::Result<()> {
-    let mut file = fs::File::open(path)?;
+    let mut file = File::open(path)?;
     frames.begin(name, file.metadata()?.len())?;
     let mut buffer = vec![0; PIECE];
     while let count @ 1.. = file.read(&mut buffer)? {
@@ -220,7 +261,7 @@ fn arrange(blobs: &Path, parts: &Parts, dir: &Path) -> Result<()> {
         }
         let new = dir.join(format!("{MANIFEST}.new"));
         fs::write(&new, &parts.root)?;
-        fs::File::open(&new)?.sync_all()?;
+        File::open(&new)?.sync_all()?;
         fs::rename(new, dir.join(MANIFEST))?;
         clear(dir, parts)
     };
@@ -230,7 +271,7 @@ fn arrange(blobs: &Path, parts: &Parts, dir: &Path) -> Result<()> {
 /// Refuses a folder with other things.
 fn check(dir: &Path) -> Result<()> {
     let is_vacant = match fs::read_dir(dir) {
-        Ok(mut entries) => entries.next().is_none(),
+        Ok(entries) => entries.flatten().all(|entry| entry.file_name().to_string_lossy().starts_with(PREFIX)),
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => true,
         Err(e) => return Err(Error::store("use", dir)(e)),
     };
@@ -258,4 +299,26 @@ fn clear(dir: &Path, parts: &Parts) -> std::io::Result<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_stages_that_nobody_uses_any_more_go() {
+        let dir = tempfile::tempdir().unwrap();
+        let stage = |name: &str| {
+            let path = dir.path().join(name);
+            fs::create_dir(&path).unwrap();
+            path
+        };
+        let (killed, used) = (stage(".layerpull-killed"), stage(".layerpull-used"));
+        let (young, other) = (stage(".layerpull-young"), stage("other"));
+        drop(claim(&killed).unwrap());
+        drop(claim(&other).unwrap());
+        let _lock = claim(&used).unwrap();
+        sweep(dir.path());
+        assert!(!killed.exists() && used.exists() && young.exists() && other.exists());
+    }
 }

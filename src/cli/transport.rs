@@ -14,13 +14,13 @@ use super::picked::Picked;
 use super::place::{self, locals, with_local};
 use super::results::Pulled;
 use super::staging::Stage;
-use super::unpacking::{Choice, Opened, opened};
+use super::unpacking::{Choice, Opened, opened, stand_in};
 use crate::archive::Sequential;
 use crate::content::{Sink, Source};
 use crate::error::{Error, Result};
 use crate::event::Events;
 use crate::local::directory::Directory;
-use crate::oci::{Platform, Reference};
+use crate::oci::{Digest, Platform, Reference, is_tag};
 use crate::registry::Registry;
 use crate::store::{Guest, LayoutImage, Shared, Store};
 use crate::transfer::Platforms;
@@ -209,7 +209,7 @@ impl Reading {
                 Ok(Reading { source: Arc::new(picked), platforms, _held: Held::Nothing })
             }
             Some(Opened::Stream(archive)) => {
-                let choice = Choice { only: spot.reference().into_iter().collect(), name: None };
+                let choice = Choice { only: meant(spot, archive.place())?.into_iter().collect(), name: None };
                 Reading::staged(spot, archive, choice, context, events).await
             }
             None => Err(Error::Usage(format!("{spot}: it names no archive"))),
@@ -299,6 +299,16 @@ impl Writing {
             Error::Usage(format!("{place}: --referrers bring what hangs on an image to registries only; leave it out"))
         })
     }
+}
+
+/// The image of an archive that comes in order which `spot` names, as it is called when it has come.
+fn meant(spot: &Spot, place: &str) -> Result<Option<Reference>> {
+    let Some(name) = spot.name() else { return Ok(None) };
+    let by_tag = || stand_in(place, Some(name), &Digest::of(b"")).filter(|_| is_tag(name));
+    spot.reference().or_else(by_tag).map(Some).ok_or_else(|| {
+        let why = "of a compressed archive an image is taken by its name: say that, or unpack the archive first";
+        Error::Usage(format!("{spot}: {why}"))
+    })
 }
 
 /// The archive that docker makes of an image, as it comes.

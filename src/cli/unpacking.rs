@@ -13,7 +13,7 @@ use crate::archive::{Archive, Compression, Form, Packed, Sequential, fallback, o
 use crate::content::{Sink, Source};
 use crate::error::{Error, Result};
 use crate::event::Event;
-use crate::oci::{Descriptor, Manifest, Platform, Reference};
+use crate::oci::{Descriptor, Digest, Manifest, Platform, Reference};
 use crate::store::Store;
 use crate::transfer::{Job, Platforms, Report, Transfer};
 
@@ -93,10 +93,7 @@ impl Unpacking<'_> {
             match opened {
                 Opened::Disk(archive) => waiting.push(archive),
                 Opened::Stream(from) => {
-                    let spooled = spool(from, self.store, &self.transfer.events);
-                    // A pipe may never give anything more.
-                    let spooled = self.transfer.cancel.run_until_cancelled(spooled).await;
-                    let spooled = spooled.unwrap_or(Err(Error::Interrupted))?;
+                    let spooled = spool(from, self.store, self.transfer).await?;
                     let (images, mut report) = self.archive(&spooled.archive).await?;
                     report.local += spooled.written;
                     report.held = report.held.saturating_sub(spooled.written);
@@ -266,11 +263,15 @@ pub fn named(archive: &Archive, image: &Packed) -> Result<Reference> {
         return Ok(reference.clone());
     }
     let place = archive.place();
-    let file = Path::new(&place).file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let stem = file.split('.').next().unwrap_or_default();
-    fallback(stem, image.name.as_deref(), &image.root.digest).ok_or_else(|| Error::Invalid {
+    stand_in(&place, image.name.as_deref(), &image.root.digest).ok_or_else(|| Error::Invalid {
         what: image.root.digest.to_string(),
         place,
         why: "it has no name: give one with --name".into(),
     })
+}
+
+/// The name of an image in the archive at `place` that has only a tag, or none.
+pub fn stand_in(place: &str, tag: Option<&str>, digest: &Digest) -> Option<Reference> {
+    let file = Path::new(place).file_name().unwrap_or_default().to_string_lossy();
+    fallback(file.split('.').next().unwrap_or_default(), tag, digest)
 }

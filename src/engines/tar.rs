@@ -1,5 +1,7 @@
 //! A tar that is made as it is read: its entries lie nowhere together.
 
+use std::io;
+
 use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt};
 use tar::{EntryType, Header};
@@ -11,7 +13,7 @@ const BLOCK: u64 = 512;
 
 /// A regular file.
 pub(super) struct Entry {
-    /// At most 100 bytes.
+    /// At most 1000 bytes.
     pub path: String,
     /// How many bytes come, at least.
     pub size: u64,
@@ -27,7 +29,7 @@ impl Entry {
     }
 
     fn framed(self) -> BoxStream<'static, Result<Bytes>> {
-        let head = Bytes::copy_from_slice(header(&self.path, self.size).as_bytes());
+        let head = Bytes::from(head(&self.path, self.size));
         let padding = vec![0; (self.size.next_multiple_of(BLOCK) - self.size) as usize];
         stream::iter([Ok(head)]).chain(self.bytes).chain(stream::iter([Ok(padding.into())])).boxed()
     }
@@ -40,18 +42,46 @@ pub(super) fn stream(entries: Vec<Entry>) -> BoxStream<'static, Result<Bytes>> {
     pieces.filter(|piece| std::future::ready(!matches!(piece, Ok(bytes) if bytes.is_empty()))).boxed()
 }
 
+/// What stands before the bytes of a file. The path of a blob of SHA-512 is too long for an old header: a pax record says
+/// it (POSIX.1-2017, `pax`, "pax Interchange Format").
+fn head(path: &str, size: u64) -> Vec<u8> {
+    if let Ok(header) = header(path, EntryType::Regular, size) {
+        return header.as_bytes().to_vec();
+    }
+    let plain = |path, kind, size| header(path, kind, size).expect("a short path fits into a header");
+    let record = pax_path(path);
+    let mut blocks = plain("PaxHeaders/path", EntryType::XHeader, record.len() as u64).as_bytes().to_vec();
+    blocks.extend(record);
+    blocks.resize(blocks.len().next_multiple_of(BLOCK as usize), 0);
+    blocks.extend_from_slice(plain("long", EntryType::Regular, size).as_bytes());
+    blocks
+}
+
+/// `LENGTH path=PATH\n`, whose length counts its own digits.
+fn pax_path(path: &str) -> Vec<u8> {
+    let rest = " path=\n".len() + path.len();
+    let mut len = rest + 1;
+    while len != rest + len.to_string().len() {
+        len += 1;
+    }
+    format!("{len} path={path}\n").into_bytes()
+}
+
 /// Owned by root, of mode 0644, at time 0: the same in every run.
-fn header(path: &str, size: u64) -> Header {
+///
+/// # Errors
+/// When the path is too long.
+fn header(path: &str, kind: EntryType, size: u64) -> io::Result<Header> {
     let mut header = Header::new_ustar();
-    header.set_path(path).expect("paths are of digests and constants, shorter than a header takes");
-    header.set_entry_type(EntryType::Regular);
+    header.set_path(path)?;
+    header.set_entry_type(kind);
     header.set_size(size);
     header.set_mode(0o644);
     header.set_uid(0);
     header.set_gid(0);
     header.set_mtime(0);
     header.set_cksum();
-    header
+    Ok(header)
 }
 
 #[cfg(test)]
@@ -62,7 +92,8 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_streamed_is_read_as_a_tar() {
-        let files = [("a", vec![]), ("b/c", vec![7; 512]), ("d", vec![8; 1000])];
+        let of_sha512 = format!("blobs/sha512/{}", "a".repeat(128));
+        let files = [("a", vec![]), ("b/c", vec![7; 512]), (of_sha512.as_str(), vec![9; 3]), ("d", vec![8; 1000])];
         let entries = files.iter().map(|(path, bytes)| Entry::of(*path, bytes.clone())).collect();
         let pieces: Vec<Bytes> = stream(entries).try_collect().await.unwrap();
         let bytes = pieces.concat();
@@ -81,6 +112,6 @@ mod tests {
     #[test]
     fn a_layer_of_more_than_eight_gigabytes_has_its_size_in_the_header() {
         let size = 20 * 1024 * 1024 * 1024;
-        assert_eq!(header("blobs/sha256/x", size).size().unwrap(), size);
+        assert_eq!(header("blobs/sha256/x", EntryType::Regular, size).unwrap().size().unwrap(), size);
     }
 }

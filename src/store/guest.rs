@@ -33,7 +33,12 @@ impl Store {
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
             Err(e) => return Err(Error::store("create", paths.own())(e)),
         }
+        let is_guest = mark(paths).exists();
         let shared = self.share_to_write().await?;
+        // The last guest may have tidied up in between, and what was made anew is no store either.
+        if is_guest && !mark(paths).exists() {
+            fs::write(mark(paths), b"").map_err(Error::store("write", mark(paths)))?;
+        }
         Ok(Guest { paths: paths.clone(), shared: Some(shared) })
     }
 }

@@ -3,6 +3,7 @@
 use std::fs;
 use std::process::Command;
 
+use layerpull::oci::{Descriptor, RawManifest};
 use support::command::Layerpull;
 use support::images::{Blob, Content, Image};
 use support::registry::Registry;
@@ -174,6 +175,40 @@ fn a_folder_is_a_layout_that_skopeo_reads() {
     assert_eq!(scene.digest("t", &name("a")), image.digest().to_string());
     // Neither a store nor a folder of somebody else is written over.
     scene.run("s", &["export", &name("a"), "-o", ".", "--type", "dir"]).code(2);
+}
+
+#[test]
+fn a_folder_whose_export_was_killed_is_written_again() {
+    let (scene, image) = (Scene::new(), on_base("a"));
+    scene.store("s", &[("a", &image)]);
+    fs::create_dir_all(scene.path("out/blobs/sha256")).unwrap();
+    fs::write(scene.path("out/oci-layout.part"), "{").unwrap();
+    scene.run("s", &["export", &name("a"), "-o", "out", "--type", "dir"]).success();
+    scene.run("t", &["import", "out"]).success();
+    assert_eq!(scene.digest("t", &name("a")), image.digest().to_string());
+}
+
+#[test]
+fn indexes_that_share_their_children_are_looked_at_once() {
+    let (scene, image) = (Scene::new(), on_base("a"));
+    let index = |children: &[Descriptor], note: usize| {
+        let json = serde_json::json!({
+            "schemaVersion": 2, "mediaType": layerpull::oci::MediaType::OCI_INDEX,
+            "manifests": children, "annotations": {"note": note.to_string()},
+        });
+        RawManifest::new(None, json.to_string().into()).unwrap()
+    };
+    let (mut manifests, mut below) = (image.manifests.clone(), vec![image.descriptor()]);
+    for _ in 0..5 {
+        let level: Vec<_> = (0..30).map(|note| index(&below, note)).collect();
+        below = level.iter().map(RawManifest::descriptor).collect();
+        manifests.extend(level);
+    }
+    manifests.push(index(&below, 0));
+    let (count, blobs) = (manifests.len() + image.blobs.len(), image.blobs.clone());
+    scene.store("s", &[("a", &Image { manifests, blobs, platform: None })]);
+    scene.run("s", &["export", &name("a"), "-o", "x.tar", "--all-platforms"]).success();
+    assert_eq!(blobs_of(&scene.path("x.tar")).len(), count);
 }
 
 #[test]

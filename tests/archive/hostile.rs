@@ -24,10 +24,17 @@ fn refused(bytes: &[u8], code: i32, why: &str) {
     for store in ["t", "u", "p"] {
         assert!(scene.names(store).is_empty(), "{why}: {:?}", scene.names(store));
         scene.verify(store);
+        assert_eq!(uploads(&scene, store), 0, "{why}: a part of a blob stays in {store}");
     }
     let mut strays = scene.strays();
     strays.retain(|name| !["x.tar", "x.tar.gz", "t", "u", "p"].contains(&name.as_str()));
     assert!(strays.is_empty(), "{why}: {strays:?}");
+}
+
+/// Blobs that were begun in the store and not ended.
+fn uploads(scene: &Scene, store: &str) -> usize {
+    let Ok(files) = fs::read_dir(scene.path(store).join(".layerpull/uploads")) else { return 0 };
+    files.filter(|file| file.as_ref().unwrap().path().extension() == Some("data".as_ref())).count()
 }
 
 fn named(image: &Image) -> Tar {

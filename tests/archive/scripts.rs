@@ -46,6 +46,11 @@ fn a_list_of_images_goes_to_the_far_registry_and_next_month_only_what_is_new() {
     assert_eq!(blobs_of(&scene.path("update/images.tar")).len(), 3);
     script(&scene, "airgap-import", "far", &["update", &target]);
     assert_eq!(digest(&there.name("mirror/team/b", "1")), newer.digest().to_string());
+
+    // The index of the volumes that were there before is of another archive.
+    script(&scene, "airgap-export", "near", &["list", "stick"]);
+    script(&scene, "airgap-import", "third", &["stick", "store"]);
+    assert_eq!(scene.digest("third", &name_b), newer.digest().to_string());
 }
 
 #[test]

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
 
+use rustix::mount::UnmountFlags;
 use tempfile::TempDir;
 
 use crate::peers::{Finished, Server, finish, program};
@@ -11,7 +12,7 @@ use crate::peers::{Finished, Server, finish, program};
 /// dockerd, without networks.
 pub struct Docker {
     dir: TempDir,
-    _server: Server,
+    server: Option<Server>,
 }
 
 impl Default for Docker {
@@ -31,7 +32,7 @@ impl Docker {
         // Layers are only looked at: nothing is mounted, and no rule of the machine's network is touched.
         command.args(["--storage-driver", "vfs", "--bridge", "none", "--iptables=false", "--ip6tables=false"]);
         let server = Server::start(&mut command, "API listen on").expect("dockerd starts (it needs root)");
-        Docker { dir, _server: server }
+        Docker { dir, server: Some(server) }
     }
 
     /// Where it listens.
@@ -46,6 +47,14 @@ impl Docker {
         command.env_remove("DOCKER_HOST").arg("--host");
         command.arg(format!("unix://{}", self.socket().display()));
         finish(command.args(args))
+    }
+}
+
+impl Drop for Docker {
+    fn drop(&mut self) {
+        drop(self.server.take());
+        // dockerd mounts its data onto itself, and leaves that behind when it is killed; then nobody can remove it.
+        let _ = rustix::mount::unmount(self.dir.path().join("data"), UnmountFlags::DETACH);
     }
 }
 

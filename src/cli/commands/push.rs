@@ -158,7 +158,8 @@ impl From {
             false => place::store(context, events)?,
         };
         let shared = store.share().await?;
-        let takes_one = args.images.len() > 1 && args.targets()?.iter().all(Spot::takes_one_platform);
+        let takes_one =
+            args.platform.is_empty() && args.images.len() > 1 && args.targets()?.iter().all(Spot::takes_one_platform);
         let platforms = match takes_one {
             true => Platforms::Only(vec![context.platform()]),
             false => held(&store, &name, &args.platform).await?,
