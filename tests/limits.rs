@@ -45,6 +45,15 @@ fn nothing_comes_faster_than_the_limit() {
 }
 
 #[test]
+fn a_large_blob_under_a_limit_is_not_given_to_a_connection_that_brings_nothing_more() {
+    let (registry, name, image) = registry(&[24 << 20]);
+    let home = home();
+    let output = pull(&home, &["--bwlimit", "8M", "--format", "json", &name]).run().success();
+    assert!(output.stdout.contains(r#""causes":{}"#), "{}", output.stdout);
+    assert_eq!(registry.requests().blob_bytes(), image.size());
+}
+
+#[test]
 fn waiting_for_the_limit_is_neither_a_stall_nor_a_failure() {
     let (registry, name, image) = registry(&[60_000, 60_000, 60_000]);
     let folders: Vec<TempDir> = (0..3).map(|_| home()).collect();

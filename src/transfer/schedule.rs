@@ -16,6 +16,7 @@ use super::run::{Done, Run};
 use super::segments::ClaimId;
 use super::stream::Stream;
 use super::verify::lock;
+use crate::limit::Direction;
 
 /// Smallest range that one of several connections claims.
 const LEAST_RANGE: u64 = 8 * 1024 * 1024;
@@ -86,7 +87,12 @@ impl Run<'_> {
     }
 
     /// The connection of a blob that will end last, if taking half of its range away from it pays.
+    ///
+    /// Under a limit, one more connection to the same host would only bring once more what is on its way already.
     fn slowest(&self, i: usize, now: Instant) -> Option<Late> {
+        if self.transfer.settings.limiter.rate(Direction::Down).is_some() && !self.is_shared(i) {
+            return None;
+        }
         let Stage::Active(active) = &self.blobs[i].stage else { return None };
         let (least, worth) = match self.is_shared(i) {
             true => (LEAST_SHARED, WORTH_SPLITTING / 2),
