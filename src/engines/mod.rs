@@ -1,7 +1,7 @@
 //! Container engines on this machine: what they have, and loading what they lack.
 //!
 //! An engine gets an archive that docker, podman and containerd all read: an OCI layout with docker's `manifest.json`
-//! beside it, from which the layers that it has are left out. Each knows its layers by something else: see [`Known`].
+//! beside it, from which the layers that it has are left out. Each knows its layers by something else: see `Known`.
 //! What an engine says is believed as far as it decides what is sent; what it has afterwards is checked.
 //!
 //! - `image`: what is loaded; `shipment`, `tar`: the archive, made as it is sent.
