@@ -7,6 +7,8 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 use rustix::pty::{OpenptFlags, grantpt, ioctl_tiocgptpeer, openpt, unlockpt};
 use rustix::termios::{Winsize, tcsetwinsize};
 
@@ -15,6 +17,8 @@ use crate::peers::program;
 
 /// Longest wait for something to be shown.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// Nothing comes for so long: nothing is on its way.
+const QUIET: Duration = Duration::from_millis(20);
 /// More rows than any test fills: nothing scrolls away.
 const ROWS: u16 = 50;
 
@@ -54,11 +58,28 @@ impl Terminal {
         self.keyboard.write_all(&[byte]).expect("the terminal is open");
     }
 
-    /// Changes the width of the window.
+    /// Changes the width of the window between two frames: what was written for the old width is shown before.
     pub fn resize(&self, columns: u16) {
+        let before = self.until("any frame", |_| true).cleared;
+        // The next frame is a while away, and what the command has written is on its way at most.
+        self.until("another frame", |screen| screen.cleared > before);
+        let pid = Pid::from_child(&self.child);
+        kill_process(pid, Signal::STOP).expect("the process is ours");
+        waitid(WaitId::Pid(pid), WaitIdOptions::STOPPED).expect("the process is ours");
         let mut screen = self.shown.0.lock().expect("no test panics while it holds the screen");
+        while self.has_more() {
+            screen = self.shown.1.wait_timeout(screen, QUIET).expect("the reader does not panic").0;
+        }
         tcsetwinsize(&self.keyboard, window(columns)).expect("a terminal has a size");
         screen.reflow(columns.into());
+        kill_process(pid, Signal::CONT).expect("the process is ours");
+    }
+
+    /// Whether the command, which is stopped, has written what is not shown yet.
+    fn has_more(&self) -> bool {
+        let mut sides = [PollFd::new(&self.keyboard, PollFlags::IN)];
+        let quiet = Timespec::try_from(QUIET).expect("a short time");
+        poll(&mut sides, Some(&quiet)).expect("a terminal can be waited for") > 0
     }
 
     /// Waits until the screen is as `condition` wants it. Panics when that does not come within a minute.
@@ -102,10 +123,13 @@ fn window(columns: u16) -> Winsize {
 fn follow(mut terminal: File, shown: Arc<(Mutex<Screen>, Condvar)>) -> JoinHandle<()> {
     std::thread::spawn(move || {
         let (mut buffer, mut pending) = ([0; 4096], Vec::new());
-        // The last one who closes the other side makes this an error.
-        while let Ok(count @ 1..) = terminal.read(&mut buffer) {
-            pending.extend_from_slice(&buffer[..count]);
+        loop {
+            let _ = poll(&mut [PollFd::new(&terminal, PollFlags::IN)], None);
+            // Read and shown under one lock: what is not shown can still be seen to be there.
             let mut screen = shown.0.lock().expect("no test panics while it holds the screen");
+            // The last one who closes the other side makes this an error.
+            let Ok(count @ 1..) = terminal.read(&mut buffer) else { break };
+            pending.extend_from_slice(&buffer[..count]);
             let used = screen.show(&pending);
             pending.drain(..used);
             drop(screen);
