@@ -16,11 +16,17 @@ link_make() {
   ip -n "$NEAR" address add 10.213.77.1/24 dev eth0
   ip -n "$FAR" address add "$FAR_ADDRESS/24" dev eth0
   local side
-  for side in "$NEAR" "$FAR"; do
-    # One packet, one frame: what is handed on in one piece would be counted with the headers of one.
-    ip -n "$side" link set eth0 gso_max_segs 1 up
-    ip -n "$side" link set lo up
-  done
+  for side in "$NEAR" "$FAR"; do ip -n "$side" link set lo up; done
+  link_train 1
+}
+
+# link_train PACKETS: how many packets are handed on in one piece. With one each, the counters are those of a wire; but
+# two processors then carry no more than about 90 MB/s, of whoever. What moves in longer trains is counted with the
+# headers of one packet: `sample` adds the others.
+link_train() {
+  local side
+  TRAIN=$1
+  for side in "$NEAR" "$FAR"; do ip -n "$side" link set eth0 gso_max_segs "$TRAIN" up; done
 }
 
 # far_registry NAME PORT: a docker-registry on the far side.
@@ -77,13 +83,15 @@ image_make() {
   : >"$work/$1.made"
 }
 
-# sample FILE: time, bytes received, bytes sent, every 0.1 s until it is killed.
+# sample FILE: time, bytes received, bytes sent, every 0.1 s until it is killed. Packets have headers of 66 bytes and
+# loads of up to 1448.
 sample() {
   exec ip netns exec "$NEAR" bash -c '
     cd /sys/class/net/eth0/statistics
+    wire() { local load=$(($1 - 66 * $2)); [ '"$TRAIN"' = 1 ] && echo "$1" || echo $((load + (load / 1448 + 1) * 66)); }
     while :; do
-      read -r down <rx_bytes; read -r up <tx_bytes
-      echo "$EPOCHREALTIME $down $up"
+      read -r down <rx_bytes; read -r downs <rx_packets; read -r up <tx_bytes; read -r ups <tx_packets
+      echo "$EPOCHREALTIME $(wire "$down" "$downs") $(wire "$up" "$ups")"
       sleep 0.1
     done' >"$1"
 }
@@ -114,22 +122,26 @@ while_sampled() {
   wait "$sampler" 2>/dev/null || true
 }
 
-# deviations FILE COLUMN BYTES-A-SECOND: least and largest deviation of any 10 s in %, and the busiest 2 s in seconds' worth.
+# deviations FILE COLUMN BYTES-A-SECOND: least and largest deviation of any 10 s in %, from when blobs move, and the
+# largest burst above the limit, of whatever length, in seconds' worth.
 deviations() {
   awk -v column="$2" -v limit="$3" '
     { time[NR] = $1; bytes[NR] = $column }
     END {
-      for (first = 1; first < NR && bytes[first + 1] - bytes[1] < 2000; first++);
+      for (first = 1; first < NR && bytes[first + 1] - bytes[1] < limit / 5; first++);
       for (last = NR; last > 1 && bytes[last] == bytes[last - 1]; last--);
       least = 1e9; most = -1e9
       for (i = first; i <= last; i++) {
-        for (j = i; j <= last && time[j] - time[i] < 10; j++) {
-          if (time[j] - time[i] <= 2.01 && (bytes[j] - bytes[i]) / limit > burst) burst = (bytes[j] - bytes[i]) / limit
-        }
-        if (j > last) continue
+        for (j = i; j <= last && time[j] - time[i] < 10; j++);
+        if (j > last) break
         off = ((bytes[j] - bytes[i]) / (time[j] - time[i]) / limit - 1) * 100
         if (off < least) least = off
         if (off > most) most = off
+      }
+      for (i = 1; i <= last; i++) {
+        above = (bytes[i] - bytes[1]) / limit - (time[i] - time[1])
+        if (i == 1 || above < lowest) lowest = above
+        if (above - lowest > burst) burst = above - lowest
       }
       printf "%.1f %.1f %.2f\n", least, most, burst
     }' "$RESULTS/$1"
@@ -139,8 +151,8 @@ deviations() {
 judged() {
   local least most burst
   read -r least most burst < <(deviations "$1" "$3" "$4")
-  printf '| %s | %s %% | %s %% | %s |\n' "$2" "$least" "$most" "$burst"
-  awk "BEGIN { exit !($least >= -$5 && $most <= $5 && $burst <= 4) }" || echo "$2: $least to $most %, $burst" >>"$RESULTS/FAILED"
+  printf '| %s | %s %% | %s %% | %s s |\n' "$2" "$least" "$most" "$burst"
+  awk "BEGIN { exit !($least >= -$5 && $most <= $5 && $burst <= 2) }" || echo "$2: $least to $most %, $burst s" >>"$RESULTS/FAILED"
 }
 
 # one_rate NAME BYTES-A-SECOND IMAGE PROCESSES ALLOWED
@@ -175,11 +187,12 @@ scenario_rate() {
   local rate image processes size=small allowed=10
   image_make one-small 1 400000000
   image_make ten-small 10 40000000
-  printf '\n### Limits\n\n| limit | least of any 10 s | most of any 10 s | busiest 2 s, in seconds of the limit |\n|---|---|---|---|\n'
+  printf '\n### Limits\n\n| limit | least of any 10 s | most of any 10 s | largest burst above the limit, in its seconds |\n|---|---|---|---|\n'
   for rate in ${RATES:-50000 1000000 20000000 200000000}; do
     [ "$rate" = 50000 ] || allowed=3
     if [ "$rate" = 200000000 ]; then
       size=large
+      link_train 44
     fi
     for image in ${IMAGES:-one ten}; do
       case $image-$size in one-large) image_make one-large 1 3200000000 ;; ten-large) image_make ten-large 10 320000000 ;; esac
@@ -188,6 +201,7 @@ scenario_rate() {
       done
     done
   done
+  link_train 1
   [ -n "${NO_PUSH:-}" ] || { one_push up-1 1000000 3; one_push up-20 20000000 3; }
 }
 
