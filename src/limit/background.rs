@@ -15,6 +15,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::clock::Direction;
+use super::others::{Fare, Others};
 use super::rate::Rate;
 use super::socket::Observed;
 
@@ -76,6 +77,7 @@ struct Lane {
     short: (u32, u64, Duration),
     pause: Duration,
     paused_until: Option<Instant>,
+    others: Others,
 }
 
 /// What was seen since the rate was last chosen.
@@ -103,6 +105,7 @@ impl Default for Lane {
             short: Default::default(),
             pause: FIRST_PAUSE,
             paused_until: None,
+            others: Others::default(),
         }
     }
 }
@@ -114,7 +117,11 @@ impl Background {
 
     /// Takes in what a connection saw.
     pub(super) fn learn(&self, direction: Direction, seen: &Seen) {
-        self.lane(direction).learn(direction, seen, Instant::now());
+        let (mut lane, now) = (self.lane(direction), Instant::now());
+        lane.learn(direction, seen, now);
+        if let Some(count) = lane.others.count(direction, now) {
+            lane.look(count, now);
+        }
     }
 
     fn lane(&self, direction: Direction) -> std::sync::MutexGuard<'_, Lane> {
@@ -133,6 +140,7 @@ impl Lane {
                 self.window.waited = Some((waited, way));
             }
         }
+        self.others.ours(observed.local, seen.moved);
         self.window.moved += seen.moved;
         self.window.lost += seen.lost;
         let gap = now - self.window.last.replace(now).unwrap_or(now);
@@ -177,7 +185,8 @@ impl Lane {
             self.rate *= if self.is_settled { GROWTH } else { START };
         }
         self.rate = self.rate.clamp(LEAST, MOST);
-        tracing::trace!(rate = self.rate, ?waited, lost = window.lost, "background");
+        let way = window.waited.map(|(_, way)| way);
+        tracing::trace!(rate = self.rate, ?way, ?waited, lost = window.lost, moved = window.moved, "background");
     }
 }
 
@@ -193,17 +202,38 @@ impl Lane {
         let (_, moved, time) = std::mem::take(&mut self.short);
         let left = moved as f64 / time.as_secs_f64();
         if left < SHARE * self.carried {
-            self.rate = LEAST;
-            self.paused_until = Some(now + self.pause);
-            self.pause = (self.pause * 2).min(LONGEST_PAUSE);
-            // The way back is tried at once, not step by step.
-            self.is_settled = false;
+            self.make_way(now);
         } else {
             self.rate = left;
             self.carried = left.max(self.carried);
             self.pause = FIRST_PAUSE;
             self.is_settled = true;
         }
+    }
+}
+
+impl Lane {
+    /// Looks how others on this machine fare, by what their interface and ours has moved.
+    fn look(&mut self, count: u64, now: Instant) {
+        let is_paused = self.paused_until.is_some_and(|until| now < until);
+        match self.others.look(count, now) {
+            Fare::Displaced if !is_paused => self.make_way(now),
+            Fare::Gone => {
+                self.paused_until = None;
+                self.pause = FIRST_PAUSE;
+            }
+            Fare::Displaced | Fare::Well => {}
+        }
+    }
+
+    /// Leaves all to others for a while.
+    fn make_way(&mut self, now: Instant) {
+        self.rate = LEAST;
+        self.short = Default::default();
+        self.paused_until = Some(now + self.pause);
+        self.pause = (self.pause * 2).min(LONGEST_PAUSE);
+        // The way back is tried at once, not step by step.
+        self.is_settled = false;
     }
 }
 

@@ -5,12 +5,13 @@
 //!   for several processes.
 //! - [`Metered`]: a connection whose bytes are counted where they enter and leave the system; `socket`: what the system
 //!   knows of it.
-//! - `background`: stepping back for others.
+//! - `background`: stepping back for others; `others`: what they move over our interface.
 //! - [`Budget`]: how many bytes a run may move.
 
 mod background;
 mod budget;
 mod clock;
+mod others;
 pub mod rate;
 mod shared;
 pub mod socket;

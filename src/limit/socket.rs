@@ -4,6 +4,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd as _};
 use std::time::Duration;
 
+use rustix::net::SocketAddrAny;
+
 /// Headers of Ethernet, IP and TCP with a timestamp, in bytes: what a packet has on the wire besides its load.
 const HEADERS: u64 = 66;
 /// What Linux has told since 4.10 at least, in bytes.
@@ -14,6 +16,8 @@ const KNOWN: usize = 160;
 pub struct Observed {
     /// The other side.
     pub peer: Option<IpAddr>,
+    /// This side.
+    pub local: Option<IpAddr>,
     /// Bytes that came over the wire, headers counted.
     pub arrived: u64,
     /// The way there and back as the receiver sees it; `None` while it does not know.
@@ -31,8 +35,10 @@ pub fn observe(socket: &impl AsFd) -> Option<Observed> {
     // SAFETY: the descriptor is borrowed and open, the buffer is as long as stated, and bytes have no invalid values.
     let result =
         unsafe { libc::getsockopt(fd, libc::IPPROTO_TCP, libc::TCP_INFO, bytes.as_mut_ptr().cast(), &raw mut length) };
-    let peer = rustix::net::getpeername(socket).ok().and_then(|peer| peer.map(SocketAddr::try_from)?.ok());
-    (result == 0 && length as usize >= KNOWN).then(|| Observed { peer: peer.map(|peer| peer.ip()), ..read(&bytes) })
+    let address = |name: SocketAddrAny| SocketAddr::try_from(name).ok().map(|address| address.ip());
+    let peer = rustix::net::getpeername(socket).ok().flatten().and_then(address);
+    let local = rustix::net::getsockname(socket).ok().and_then(address);
+    (result == 0 && length as usize >= KNOWN).then(|| Observed { peer, local, ..read(&bytes) })
 }
 
 /// Picks out of `struct tcp_info` (linux/tcp.h) what is of use here.
@@ -48,6 +54,7 @@ fn read(bytes: &[u8; 256]) -> Observed {
         // The first is not known to systems before 5.4.
         lost: u64::from(four(224)) + u64::from(four(100)),
         peer: None,
+        local: None,
     }
 }
 

@@ -1,0 +1,154 @@
+//! What else moves over the interface that our bytes use: the one thing that tells of others who make no queue.
+//!
+//! The counters of the interface, less what is ours, are others on this machine. Where they lose as much as we gain, we
+//! are in their way.
+
+use std::fs;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::clock::Direction;
+
+/// How often the counters are looked at.
+const LOOK: Duration = Duration::from_millis(300);
+/// Less, in bytes a second, is nobody: acknowledgements, look-ups, headers that were counted otherwise.
+const NOBODY: f64 = 50_000.0;
+/// Less than this part of what others had is left to them: they have finished, and were not driven away.
+const FINISHED: f64 = 0.05;
+/// What others lose that is in our way: so much of what they had, and of what we have, and no more than this.
+const OF_THEIRS: f64 = 0.15;
+const OF_OURS: f64 = 0.1;
+const AT_MOST: f64 = 3.0;
+/// What is left after a look of what is known of others: half after six seconds.
+const FORGET: f64 = 0.966;
+
+/// What others move in one direction, beside ourselves.
+#[derive(Default)]
+pub(super) struct Others {
+    /// The address whose interface is watched.
+    local: Option<IpAddr>,
+    name: Option<String>,
+    /// When it was last looked, and at what count.
+    last: Option<(Instant, u64)>,
+    /// What we moved since.
+    ours: u64,
+    /// The most that others moved lately, in bytes a second.
+    most: f64,
+}
+
+/// How others fare.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fare {
+    /// They have what they had, or nothing is known of them.
+    Well,
+    /// They lose what we take.
+    Displaced,
+    /// There were some, and they have finished.
+    Gone,
+}
+
+impl Others {
+    /// Counts what we moved ourselves, from or to the address `local` of this machine.
+    pub(super) fn ours(&mut self, local: Option<IpAddr>, bytes: u64) {
+        if local.is_some() && local != self.local {
+            self.name = local.filter(|local| !local.is_loopback()).and_then(name_of);
+            *self = Others { local, name: self.name.take(), ..Others::default() };
+        }
+        self.ours += bytes;
+    }
+
+    /// What the interface has moved so far, when it is time to look.
+    pub(super) fn count(&self, direction: Direction, now: Instant) -> Option<u64> {
+        let is_due = self.last.is_none_or(|(at, _)| now - at >= LOOK);
+        let name = self.name.as_deref().filter(|_| is_due)?;
+        counted(&fs::read_to_string("/proc/self/net/dev").ok()?, name, direction)
+    }
+
+    /// Takes in what the interface has moved so far.
+    pub(super) fn look(&mut self, count: u64, now: Instant) -> Fare {
+        let ours = std::mem::take(&mut self.ours);
+        let Some((at, before)) = self.last.replace((now, count)) else { return Fare::Well };
+        let time = (now - at).as_secs_f64();
+        let theirs = count.saturating_sub(before).saturating_sub(ours) as f64 / time;
+        let had = self.most;
+        self.most = theirs.max(had * FORGET);
+        let (lost, ours) = (had - theirs, ours as f64 / time);
+        tracing::trace!(theirs, had, ours, "others");
+        if had < NOBODY {
+            Fare::Well
+        } else if theirs < FINISHED * had {
+            self.most = theirs;
+            Fare::Gone
+        } else if lost > OF_THEIRS * had && lost > OF_OURS * ours && lost < AT_MOST * ours {
+            Fare::Displaced
+        } else {
+            Fare::Well
+        }
+    }
+}
+
+/// The interface that has this address.
+fn name_of(local: IpAddr) -> Option<String> {
+    let interfaces = if_addrs::get_if_addrs().ok()?;
+    interfaces.into_iter().find(|interface| interface.ip() == local.to_canonical()).map(|interface| interface.name)
+}
+
+/// The bytes of one interface in the text of /proc/net/dev (proc(5)): the first number behind its name came, the ninth
+/// went.
+fn counted(text: &str, name: &str, direction: Direction) -> Option<u64> {
+    let numbers = text.lines().find_map(|line| line.trim_start().strip_prefix(name)?.strip_prefix(':'))?;
+    let column = if direction == Direction::Down { 0 } else { 8 };
+    numbers.split_ascii_whitespace().nth(column)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MB: u64 = 1_000_000;
+
+    /// Looks once a second; gives how others fare with these amounts of ours and theirs.
+    fn fares(seconds: &[(u64, u64)]) -> Vec<Fare> {
+        let (mut others, mut count, mut now) = (Others::default(), 0, Instant::now());
+        others.look(count, now);
+        let look = |(ours, theirs): &(u64, u64)| {
+            others.ours(None, *ours);
+            count += ours + theirs;
+            now += Duration::from_secs(1);
+            others.look(count, now)
+        };
+        seconds.iter().map(look).collect()
+    }
+
+    #[test]
+    fn others_who_lose_what_we_gain_are_displaced() {
+        let seen = fares(&[(0, 6 * MB), (MB / 2, 6 * MB), (2 * MB, 4 * MB)]);
+        assert_eq!(seen, [Fare::Well, Fare::Well, Fare::Displaced]);
+    }
+
+    #[test]
+    fn others_who_finish_are_gone() {
+        assert_eq!(fares(&[(MB, 6 * MB), (MB, 0), (6 * MB, 0)]), [Fare::Well, Fare::Gone, Fare::Well]);
+    }
+
+    #[test]
+    fn what_we_cannot_have_taken_says_nothing() {
+        // A copy within the house that slows down, and headers that are counted otherwise.
+        assert_eq!(fares(&[(MB, 100 * MB), (MB, 70 * MB)]), [Fare::Well; 2]);
+        assert_eq!(fares(&[(MB, MB / 2), (6 * MB, MB / 5)]), [Fare::Well; 2]);
+        assert_eq!(fares(&[(6 * MB, 0), (6 * MB, 0)]), [Fare::Well; 2]);
+    }
+
+    #[test]
+    fn the_system_counts_each_interface_by_its_name() {
+        let text = "Inter-|   Receive  |  Transmit\n face |bytes packets |bytes\n    lo:  10 1 0 0 0 0 0 0 10 1 0 0 0 0 0 0\n\
+                    eth0: 123 4 0 0 0 0 0 0 567 8 0 0 0 0 0 0\n  eth01:1 2 3 4 5 6 7 8 9\n";
+        assert_eq!(counted(text, "eth0", Direction::Down), Some(123));
+        assert_eq!(counted(text, "eth0", Direction::Up), Some(567));
+        assert_eq!(counted(text, "eth01", Direction::Up), Some(9));
+        assert_eq!(counted(text, "wlan0", Direction::Up), None);
+        assert_eq!(name_of(IpAddr::from([127, 0, 0, 1])).as_deref(), Some("lo"));
+    }
+}
