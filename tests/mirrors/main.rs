@@ -1,5 +1,6 @@
 //! Mirrors: which hosts are asked for what, by whose configuration, and what follows when one fails or lies.
 
+mod folders;
 mod real;
 mod relay;
 mod scene;

@@ -31,7 +31,7 @@ pub(super) fn find(options: &Options, name: &Reference) -> Result<Option<Said>> 
     Ok(Some(Said { list: endpoints(document.root(&parsed), name)? }))
 }
 
-/// `host_port_`, `host:port`, `_default`.
+/// `host_port_`, `host:port`, `_default`: containerd never looks for the bare name of a host that has a port.
 fn folders(base: &Path, registry: &str) -> Vec<PathBuf> {
     let spelled = match registry.rsplit_once(':') {
         Some((host, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => Some(format!("{host}_{port}_")),
