@@ -70,9 +70,9 @@ struct Kind {
 /// Kept connections of one kind.
 #[derive(Clone)]
 enum Client {
-    /// Without a limit.
+    /// Where nothing is counted.
     Free(reqwest::Client),
-    /// Every byte counts.
+    /// Over connections of our own.
     Metered(Box<Wire>),
 }
 
@@ -212,16 +212,28 @@ impl Http {
         }
     }
 
+    /// Whom a proxy that speaks TLS is trusted by: not as the host behind it, which may show any certificate, and with no
+    /// certificate that identifies us to that host.
+    fn trust_in_proxies(&self) -> Option<Trust> {
+        let verified =
+            Trust::Authorities { files: self.options.ca_files.clone(), folder: None, identities: Vec::new() };
+        let trust = match self.options.verify {
+            Verify::Never => Trust::Anyone { folder: None, identities: Vec::new() },
+            Verify::Usual | Verify::Plain => verified,
+        };
+        self.proxies.speak_tls().then_some(trust)
+    }
+
     /// The connections for one kind of trust. Certificates are first read when they are first needed.
     async fn client(&self, kind: Kind) -> Result<Client> {
         if let Some(client) = self.clients().get(&kind) {
             return Ok(client.clone());
         }
-        let built = match &kind.trust {
-            Trust::Nothing => self.build(tls::client_config(&kind.trust)?, &kind)?,
-            trust => {
-                let wanted = trust.clone();
-                let loaded = tokio::task::spawn_blocking(move || tls::client_config(&wanted)).await;
+        let trusts = (kind.trust.clone(), self.trust_in_proxies());
+        let built = match trusts {
+            (Trust::Nothing, None) => self.build(Certificates::load(&Trust::Nothing, None)?, &kind)?,
+            (trust, proxies) => {
+                let loaded = tokio::task::spawn_blocking(move || Certificates::load(&trust, proxies.as_ref())).await;
                 self.build(loaded.map_err(|e| Error::Usage(format!("cannot read certificates: {e}")))??, &kind)?
             }
         };
@@ -232,15 +244,15 @@ impl Http {
         self.clients.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn build(&self, tls: rustls::ClientConfig, kind: &Kind) -> Result<Client> {
-        let options = &self.options;
+    fn build(&self, certificates: Certificates, kind: &Kind) -> Result<Client> {
+        let (Certificates { tls, tls_to_proxy }, options) = (certificates, &self.options);
         let stall = (kind.watch == Watch::Connection).then_some(options.stall);
         let connect_timeout = kind.timeout;
         let user_agent = HeaderValue::from_str(&options.user_agent)
             .map_err(|_| Error::Usage(format!("{:?} is no name of a program", options.user_agent)))?;
-        if options.limiter.is_set() {
+        if options.limiter.is_set() || tls_to_proxy.is_some() {
             let (proxies, limiter) = (self.proxies.clone(), options.limiter.clone());
-            let wiring = Wiring { tls, proxies, limiter, connect_timeout, stall, user_agent };
+            let wiring = Wiring { tls, tls_to_proxy, proxies, limiter, connect_timeout, stall, user_agent };
             return Ok(Client::Metered(Box::new(Wire::new(wiring))));
         }
         let proxies = self.proxies.clone();
@@ -268,6 +280,20 @@ impl Http {
                     causes(std::error::Error::source(&e))
                 ))
             })
+    }
+}
+
+/// How both sides of TLS are known.
+struct Certificates {
+    tls: rustls::ClientConfig,
+    tls_to_proxy: Option<rustls::ClientConfig>,
+}
+
+impl Certificates {
+    /// Reads files.
+    fn load(trust: &Trust, in_proxies: Option<&Trust>) -> Result<Certificates> {
+        let tls_to_proxy = in_proxies.map(tls::client_config).transpose()?;
+        Ok(Certificates { tls: tls::client_config(trust)?, tls_to_proxy })
     }
 }
 
