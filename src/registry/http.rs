@@ -9,7 +9,7 @@ use reqwest::header::{ACCEPT_ENCODING, CONTENT_ENCODING, HeaderMap, HeaderValue}
 use reqwest::{Method, Response, Url};
 
 use super::answer::{Answer, Notices};
-use super::hosts::Manner;
+use super::hosts::{Manner, Manners};
 use super::proxy::{Proxies, is_loopback};
 use super::secret::Told;
 use super::tls::{self, Trust, certs_folder};
@@ -47,14 +47,15 @@ enum Watch {
     Caller,
 }
 
-/// Sends requests over kept connections.
+/// Sends requests over kept connections. A cheap clone of shared ones.
+#[derive(Clone)]
 pub(super) struct Http {
     options: Arc<Options>,
     proxies: Arc<Proxies>,
     notices: Arc<Notices>,
-    clients: Mutex<HashMap<Kind, Client>>,
-    /// What the configuration says of hosts, as `host` or `host:port`.
-    manners: Mutex<HashMap<String, Manner>>,
+    clients: Arc<Mutex<HashMap<Kind, Client>>>,
+    /// What the configuration says of hosts to whoever sends these requests.
+    manners: Arc<Manners>,
 }
 
 /// What connections have in common that serve the same requests. Buffers are chosen when a connection is made.
@@ -90,22 +91,16 @@ impl Http {
     pub(super) fn new(options: Arc<Options>, events: Events) -> Http {
         let proxies = Arc::new(Proxies::from_environment(&options.environment));
         let notices = Arc::new(Notices::new(events));
-        Http { options, proxies, notices, clients: Mutex::default(), manners: Mutex::default() }
+        Http { options, proxies, notices, clients: Arc::default(), manners: Arc::default() }
     }
 
-    /// Connections to `authority` are made like this from now on.
-    pub(super) fn know(&self, authority: &str, manner: Manner) {
-        if manner != Manner::default() {
-            self.manners().insert(authority.to_owned(), manner);
-        }
+    /// The same, by which connections to these hosts are made as is said here, and to all others as the settings say.
+    pub(super) fn knowing(&self, manners: Manners) -> Http {
+        Http { manners: Arc::new(manners), ..self.clone() }
     }
 
     fn manner(&self, authority: &str) -> Manner {
-        self.manners().get(authority).cloned().unwrap_or_default()
-    }
-
-    fn manners(&self) -> std::sync::MutexGuard<'_, HashMap<String, Manner>> {
-        self.manners.lock().unwrap_or_else(PoisonError::into_inner)
+        self.manners.get(authority).cloned().unwrap_or_default()
     }
 
     /// Sends one request. The answer's head has come when this returns; its status is not judged.

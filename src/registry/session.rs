@@ -127,8 +127,6 @@ const MAX_FAILURES: usize = 2;
 
 impl Session {
     pub(super) fn new(http: Arc<Http>, host: Host, credentials: SharedCredentials) -> Session {
-        let approach = host.approach();
-        http.know(&approach.authority, approach.manner.clone());
         let auth = Arc::new(Authenticator::new(host.registry(), http.clone(), credentials));
         Session { http, host, auth, failures: AtomicUsize::new(0), repositories: OnceLock::new() }
     }

@@ -3,6 +3,7 @@
 mod folders;
 mod real;
 mod relay;
+mod same_host;
 mod scene;
 mod secrets;
 mod shown;

@@ -13,6 +13,7 @@ mod document;
 mod own;
 mod registries;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -203,6 +204,19 @@ pub(super) struct Hosts {
     pub list: Vec<Endpoint>,
     /// The registry that the name says, wherever the configuration sends readers.
     pub itself: Approach,
+}
+
+/// What is said of connections to hosts, each as `host` or `host:port`.
+pub(super) type Manners = BTreeMap<String, Manner>;
+
+impl Hosts {
+    /// What is said of connections to these hosts, wherever one of them leads to another. It is said for this image alone:
+    /// another registry may say something else of the same host.
+    pub(super) fn manners(&self) -> Manners {
+        let approaches = self.list.iter().map(|endpoint| &endpoint.approach).chain([&self.itself]);
+        let said = approaches.filter(|approach| approach.manner != Manner::default());
+        said.map(|approach| (approach.authority.clone(), approach.manner.clone())).collect()
+    }
 }
 
 /// What one file says of an image.
