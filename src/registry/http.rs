@@ -9,6 +9,7 @@ use reqwest::header::{ACCEPT_ENCODING, CONTENT_ENCODING, HeaderMap, HeaderValue}
 use reqwest::{Method, Response, Url};
 
 use super::answer::{Answer, Notices};
+use super::failed::{Failed, causes};
 use super::hosts::{Manner, Manners};
 use super::proxy::{Proxies, is_loopback};
 use super::secret::Told;
@@ -99,6 +100,13 @@ impl Http {
         Http { manners: Arc::new(manners), ..self.clone() }
     }
 
+    /// The name by which the configuration knows the host of `url`: unlike an address, it may spell out the usual port.
+    fn configured_name(&self, url: &Url) -> String {
+        let host = url.host_str().unwrap_or_default();
+        let spelled = url.port_or_known_default().map(|port| format!("{host}:{port}"));
+        spelled.filter(|name| self.manners.contains_key(name)).unwrap_or_else(|| authority(url))
+    }
+
     fn manner(&self, authority: &str) -> Manner {
         self.manners.get(authority).cloned().unwrap_or_default()
     }
@@ -173,7 +181,7 @@ impl Http {
     fn kind(&self, url: &Url, watch: Watch) -> Kind {
         // What cannot even connect shall say so, not that nothing was received.
         let usual = self.options.connect_timeout.min(self.options.stall / 2);
-        let timeout = self.manner(&authority(url)).dial_timeout.map_or(usual, |own| own.min(usual));
+        let timeout = self.manner(&self.configured_name(url)).dial_timeout.map_or(usual, |own| own.min(usual));
         let buffers = [Direction::Down, Direction::Up].map(|direction| self.options.limiter.buffer(direction));
         Kind { trust: self.trust(url), watch, timeout, buffers }
     }
@@ -186,7 +194,7 @@ impl Http {
         if url.scheme() != "https" {
             return Trust::Nothing;
         }
-        let authority = authority(url);
+        let authority = self.configured_name(url);
         let folder = match &self.options.cert_dir {
             Some(folder) => Some(folder.clone()),
             None => certs_folder(&self.options.environment, &authority),
@@ -318,84 +326,4 @@ fn foreign_encoding(headers: &HeaderMap) -> Option<String> {
     let encoding = headers.get(CONTENT_ENCODING)?;
     let text = String::from_utf8_lossy(encoding.as_bytes()).trim().to_ascii_lowercase();
     (!text.is_empty() && text != "identity").then_some(text)
-}
-
-/// What a client says of a request that failed. Its own words are left out where they name the address, which may hold a
-/// signature.
-struct Failed<'a> {
-    cause: Option<&'a (dyn std::error::Error + 'static)>,
-    connecting: bool,
-    in_silence: bool,
-}
-
-impl<'a> Failed<'a> {
-    fn of_reqwest(error: &'a reqwest::Error) -> Failed<'a> {
-        Failed {
-            cause: std::error::Error::source(error),
-            connecting: error.is_connect(),
-            in_silence: error.is_timeout(),
-        }
-    }
-
-    fn of_hyper(error: &'a hyper_util::client::legacy::Error) -> Failed<'a> {
-        Failed { cause: Some(error), connecting: error.is_connect(), in_silence: timed_out(error) }
-    }
-
-    /// As a network error. `stall` is how long nothing may come.
-    fn named(&self, place: &str, what: &str, stall: Duration) -> Error {
-        let text = causes(self.cause);
-        let fault = match self.connecting {
-            false if self.in_silence => Fault::Stalled(stall),
-            // With TLS 1.3 a refusal of the client comes after the handshake, and may be lost together with the connection.
-            false if self.cause.is_some_and(was_hung_up) => Fault::Broken(
-                "the server hung up before it took the request, as it does when it wants another certificate of the client \
-                 (--cert-dir)"
-                    .into(),
-            ),
-            false => Fault::Broken(text),
-            // Later a broken record is a broken connection.
-            true if self.cause.is_some_and(comes_from_tls) => Fault::Tls(text),
-            true => Fault::Connect(text),
-        };
-        Error::network(place, what, fault)
-    }
-}
-
-/// Turns what reqwest says of a body into a network error. `stall` is how long nothing may come.
-pub(super) fn fault(place: &str, what: &str, error: reqwest::Error, stall: Duration) -> Error {
-    Failed::of_reqwest(&error).named(place, what, stall)
-}
-
-/// An error and the causes below it, each once.
-fn causes(first: Option<&(dyn std::error::Error + 'static)>) -> String {
-    let mut texts: Vec<String> = Vec::new();
-    let mut next = first;
-    while let Some(cause) = next {
-        let text = cause.to_string();
-        if !texts.iter().any(|known| known.contains(&text)) {
-            texts.push(text);
-        }
-        next = cause.source();
-    }
-    if texts.is_empty() { "the request could not be sent".into() } else { texts.join(": ") }
-}
-
-/// Whether a connection ended when it was made, and nobody knows why.
-fn was_hung_up(error: &(dyn std::error::Error + 'static)) -> bool {
-    error.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_canceled)
-        || error.source().is_some_and(was_hung_up)
-}
-
-/// Whether nothing came for too long.
-fn timed_out(error: &(dyn std::error::Error + 'static)) -> bool {
-    let is_late = |error: &std::io::Error| error.kind() == std::io::ErrorKind::TimedOut;
-    error.downcast_ref().is_some_and(is_late) || error.source().is_some_and(timed_out)
-}
-
-/// An `io::Error` hides the error that it wraps from `source`.
-fn comes_from_tls(error: &(dyn std::error::Error + 'static)) -> bool {
-    let wrapped = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
-    error.is::<rustls::Error>()
-        || wrapped.is_some_and(|inner| comes_from_tls(inner))
-        || error.source().is_some_and(comes_from_tls)
 }

@@ -6,7 +6,7 @@
 //!   `delete`: manifests.
 //! - `hosts`: which hosts may be asked for an image; `reader`: one of them, and when it is left for the next.
 //! - `session`: requests to one host, with what it demands and where it redirects to; `host`: its address and scheme.
-//! - `http`: one request, one answer; `wire`: the same under a limit; `answer`: what an answer means; `tls`, `proxy`: how
+//! - `http`: one request, one answer; `wire`: the same under a limit; `answer`: what an answer means; `failed`: why none came; `tls`, `proxy`: how
 //!   connections are made.
 //! - `auth`: challenges and tokens; `credentials`: where passwords are kept.
 //! - `policy`: the trust policy of this machine.
@@ -20,6 +20,7 @@ mod auth;
 mod credentials;
 mod delete;
 mod environment;
+mod failed;
 mod fresh;
 mod host;
 mod hosts;
@@ -169,7 +170,7 @@ struct Shared {
 struct Way {
     approach: Approach,
     trusted: Trusted,
-    /// What is said of this host and of those that it may lead to.
+    /// What is said of the hosts that it may lead to.
     manners: Manners,
 }
 
@@ -295,7 +296,8 @@ impl Registry {
         let (host, options) = (&normalise(host), &self.shared.options);
         let given = Credentials::new(options.environment.clone(), None, Some(credential.clone()));
         let approach = Approach::of_registry(host);
-        let session = Session::new(self.shared.http.clone(), Host::new(approach, options), Arc::new(given));
+        let (host_of, manners) = (Host::new(approach, options), Manners::default());
+        let session = Session::new(&self.shared.http, host_of, manners, Arc::new(given));
         let answer = session.send(&Ask::get("/v2/", Access::default(), "the login")).await?;
         if !answer.status().is_success() {
             return Err(session.failure(answer).await);
@@ -313,20 +315,17 @@ impl Registry {
     }
 
     /// The session with a host that is asked for images of `registry`, where `manners` are said of it and of others.
-    fn session(&self, approach: Approach, mut manners: Manners, registry: &str) -> Arc<Session> {
+    fn session(&self, approach: Approach, manners: Manners, registry: &str) -> Arc<Session> {
         let trusted = if approach.registry == registry { Trusted::WithGiven } else { Trusted::WithStored };
         let credentials = match trusted {
             Trusted::WithGiven => &self.shared.credentials,
             Trusted::WithStored => &self.shared.stored,
         };
-        // One file may name a host twice, by different paths.
-        manners.insert(approach.authority.clone(), approach.manner.clone());
         let way = Way { approach, trusted, manners };
         let mut sessions = self.shared.sessions.lock().unwrap_or_else(PoisonError::into_inner);
         let made = |way: &Way| {
             let host = Host::new(way.approach.clone(), &self.shared.options);
-            let http = Arc::new(self.shared.http.knowing(way.manners.clone()));
-            Arc::new(Session::new(http, host, credentials.clone()))
+            Arc::new(Session::new(&self.shared.http, host, way.manners.clone(), credentials.clone()))
         };
         sessions.entry(way).or_insert_with_key(made).clone()
     }

@@ -75,7 +75,7 @@ fn address(text: &str) -> Option<Url> {
 }
 
 fn endpoint(url: &Url, values: Values<'_>, name: &Reference) -> Result<Endpoint> {
-    let approach = Approach::of_url(url);
+    let approach = Approach::of_url(url).named_as(name.registry());
     let api = api(url, values.is_on("override_path")?);
     let is_origin = is_origin(&approach, name.registry());
     Ok(Endpoint {
