@@ -8,5 +8,6 @@ mod same_host;
 mod scene;
 mod secrets;
 mod shown;
+mod through;
 mod tls;
 mod told;
