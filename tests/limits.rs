@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 use support::command::Layerpull;
 use support::images::{Blob, Image};
 use support::peers::DockerRegistry;
-use support::registry::Registry;
+use support::proxy::Proxy;
+use support::registry::{Auth, Fault, Redirect, Registry, Times, When, basic};
 use tempfile::TempDir;
 
 fn home() -> TempDir {
@@ -228,4 +229,100 @@ fn a_limit_holds_through_tls_and_proxies() {
         run.env("ALL_PROXY", format!("{scheme}://{proxy}")).run().success();
         assert!(began.elapsed() >= least(image.size(), 200_000), "{scheme}: {:?}", began.elapsed());
     }
+}
+
+/// `layerpull`, which takes `proxy` and trusts these certificates.
+fn through(proxy: &Proxy, home: &TempDir, certificates: &str) -> Layerpull {
+    let authorities = home.path().join("ca.pem");
+    std::fs::write(&authorities, certificates).unwrap();
+    let command =
+        Layerpull::new().home(home.path()).env("LAYERPULL_RETRIES", "0").env("LAYERPULL_CA_FILE", authorities);
+    ["HTTP_PROXY", "HTTPS_PROXY"].into_iter().fold(command, |command, name| command.env(name, proxy.url("pat:canary")))
+}
+
+#[test]
+fn a_limit_holds_through_http_proxies_for_tunnels_and_plain_requests() {
+    let image = Image::build().layer(Blob::noise(1, 200_000)).finish();
+    for (secure_registry, secure_proxy) in [(true, false), (false, false), (true, true), (false, true)] {
+        let registry = if secure_registry { Registry::start_tls_as(&["registry.test"]) } else { Registry::start() };
+        registry.add("a/b", "1", &image);
+        let proxy = if secure_proxy { Proxy::tls_to(registry.address()) } else { Proxy::to(registry.address()) };
+        let own = if secure_registry { registry.certificate() } else { "" };
+        let certificates = own.to_owned() + if secure_proxy { proxy.certificate() } else { "" };
+        let insecure = if secure_registry { &[][..] } else { &["--insecure"] };
+        let (home, began) = (home(), Instant::now());
+        let command = through(&proxy, &home, &certificates).args(["pull", "--bwlimit", "200k"]).args(insecure);
+        command.arg("registry.test/a/b:1").run().success();
+        let told = format!("TLS to the registry: {secure_registry}, to the proxy: {secure_proxy}");
+        assert!(began.elapsed() >= least(image.size(), 200_000), "{told}: {:?}", began.elapsed());
+        assert_eq!(registry.requests().blob_bytes(), image.size(), "{told}");
+        assert!(proxy.brought() >= image.size(), "{told}: {} bytes went through it", proxy.brought());
+        let first = if secure_registry { "CONNECT " } else { "HEAD http://registry.test/v2/" };
+        assert!(proxy.asked().iter().any(|line| line.starts_with(first)), "{told}: {:?}", proxy.asked());
+    }
+}
+
+#[test]
+fn what_is_sent_through_a_proxy_has_a_limit_too() {
+    let (_registry, name, image) = registry(&[300_000]);
+    let (home, target) = (home(), DockerRegistry::start());
+    let proxy = Proxy::to(target.host().parse().unwrap());
+    pull(&home, &[&name]).run().success();
+    Layerpull::new().home(home.path()).args(["tag", &name, "registry.test/a/b:1"]).run().success();
+    let began = Instant::now();
+    let push = through(&proxy, &home, "").args(["push", "--insecure", "--bwlimit", "up:200k", "registry.test/a/b:1"]);
+    push.run().success();
+    assert!(began.elapsed() >= least(image.size(), 200_000), "{:?}", began.elapsed());
+    assert_eq!(target.count("PUT", "/manifests/1"), 1);
+}
+
+#[test]
+fn a_proxy_is_told_its_own_password_whatever_the_limit_and_nobody_learns_one_of_another() {
+    let image = Image::build().layer(Blob::noise(1, 20_000)).finish();
+    for limit in ["off", "10M"] {
+        let (registry, storage) = (Registry::start(), Registry::start());
+        registry.add("a/b", "1", &image);
+        storage.add("a/b", "1", &image);
+        registry.require(Auth::basic("ann", "secret"));
+        let blob = image.layer(0).digest();
+        let elsewhere = format!("http://storage.test/v2/a/b/blobs/{blob}");
+        registry.rule(When::blob(blob), Times::Always, Fault::Redirect(Redirect::To(elsewhere)));
+        let proxy = Proxy::to(registry.address());
+        proxy.lead("storage.test", storage.address());
+        let words = ["pull", "--insecure", "--creds", "ann:secret", "--bwlimit", limit, "registry.test/a/b:1"];
+        through(&proxy, &home(), "").args(words).run().success();
+        assert_eq!(storage.requests().all_blob_gets().len(), 1);
+        for head in proxy.heads() {
+            let carries = |text: String| head.to_lowercase().contains(&text.to_lowercase());
+            assert!(carries(format!("\nproxy-authorization: {}", basic("pat", "canary"))), "{limit}: {head}");
+            let is_storages = head.contains("http://storage.test/");
+            assert!(!(is_storages && carries("\nauthorization:".into())), "{limit}: {head}");
+        }
+        // The proxy hands nothing on that is meant for it: what came in a tunnel would show here.
+        for asked in [registry.requests(), storage.requests()] {
+            assert!(asked.carrying("canary").is_empty(), "{limit}: {asked:#?}");
+        }
+        assert!(registry.requests().iter().any(|request| request.basic().is_some()));
+        assert!(storage.requests().iter().all(|request| request.header("authorization").is_none()));
+    }
+}
+
+#[test]
+fn a_proxy_is_not_trusted_as_the_registry_behind_it() {
+    let registry = Registry::start_tls_as(&["registry.test"]);
+    registry.add("a/b", "1", &Image::build().layer(Blob::noise(1, 20_000)).finish());
+    let proxy = Proxy::tls_to(registry.address());
+    let digest = |certificates: &str, limit: &str, words: &[&str]| {
+        let home = home();
+        let command = through(&proxy, &home, certificates).args(["digest", "registry.test/a/b:1"]).args(words);
+        command.env("LAYERPULL_BWLIMIT", limit).run()
+    };
+    for limit in ["off", "10M"] {
+        // Any certificate will do for the registry, but the password of the proxy is for the proxy alone.
+        let output = digest(registry.certificate(), limit, &["--insecure"]).code(5);
+        assert!(output.stderr.contains("certificate"), "{limit}: {}", output.stderr);
+        digest(proxy.certificate(), limit, &["--insecure"]).success();
+        digest(registry.certificate(), limit, &["--tls-verify=false"]).success();
+    }
+    assert_eq!(registry.requests().count("HEAD", "/manifests/1"), 4);
 }

@@ -9,7 +9,7 @@ use reqwest::header::{HeaderMap, RETRY_AFTER, WARNING};
 use reqwest::{StatusCode, Url};
 use serde::Deserialize;
 
-use super::http::fault;
+use super::failed::fault;
 use super::secret::Told;
 use crate::error::{Error, Fault, Result};
 use crate::event::{Event, Events};

@@ -9,7 +9,8 @@ use reqwest::header::{ACCEPT_ENCODING, CONTENT_ENCODING, HeaderMap, HeaderValue}
 use reqwest::{Method, Response, Url};
 
 use super::answer::{Answer, Notices};
-use super::hosts::Manner;
+use super::failed::{Failed, causes};
+use super::hosts::{Manner, Manners};
 use super::proxy::{Proxies, is_loopback};
 use super::secret::Told;
 use super::tls::{self, Trust, certs_folder};
@@ -47,14 +48,15 @@ enum Watch {
     Caller,
 }
 
-/// Sends requests over kept connections.
+/// Sends requests over kept connections. A cheap clone of shared ones.
+#[derive(Clone)]
 pub(super) struct Http {
     options: Arc<Options>,
     proxies: Arc<Proxies>,
     notices: Arc<Notices>,
-    clients: Mutex<HashMap<Kind, Client>>,
-    /// What the configuration says of hosts, as `host` or `host:port`.
-    manners: Mutex<HashMap<String, Manner>>,
+    clients: Arc<Mutex<HashMap<Kind, Client>>>,
+    /// What the configuration says of hosts to whoever sends these requests.
+    manners: Arc<Manners>,
 }
 
 /// What connections have in common that serve the same requests. Buffers are chosen when a connection is made.
@@ -70,9 +72,9 @@ struct Kind {
 /// Kept connections of one kind.
 #[derive(Clone)]
 enum Client {
-    /// Without a limit.
+    /// Where nothing is counted.
     Free(reqwest::Client),
-    /// Every byte counts.
+    /// Over connections of our own.
     Metered(Box<Wire>),
 }
 
@@ -90,22 +92,23 @@ impl Http {
     pub(super) fn new(options: Arc<Options>, events: Events) -> Http {
         let proxies = Arc::new(Proxies::from_environment(&options.environment));
         let notices = Arc::new(Notices::new(events));
-        Http { options, proxies, notices, clients: Mutex::default(), manners: Mutex::default() }
+        Http { options, proxies, notices, clients: Arc::default(), manners: Arc::default() }
     }
 
-    /// Connections to `authority` are made like this from now on.
-    pub(super) fn know(&self, authority: &str, manner: Manner) {
-        if manner != Manner::default() {
-            self.manners().insert(authority.to_owned(), manner);
-        }
+    /// The same, by which connections to these hosts are made as is said here, and to all others as the settings say.
+    pub(super) fn knowing(&self, manners: Manners) -> Http {
+        Http { manners: Arc::new(manners), ..self.clone() }
+    }
+
+    /// The name by which the configuration knows the host of `url`: unlike an address, it may spell out the usual port.
+    fn configured_name(&self, url: &Url) -> String {
+        let host = url.host_str().unwrap_or_default();
+        let spelled = url.port_or_known_default().map(|port| format!("{host}:{port}"));
+        spelled.filter(|name| self.manners.contains_key(name)).unwrap_or_else(|| authority(url))
     }
 
     fn manner(&self, authority: &str) -> Manner {
-        self.manners().get(authority).cloned().unwrap_or_default()
-    }
-
-    fn manners(&self) -> std::sync::MutexGuard<'_, HashMap<String, Manner>> {
-        self.manners.lock().unwrap_or_else(PoisonError::into_inner)
+        self.manners.get(authority).cloned().unwrap_or_default()
     }
 
     /// Sends one request. The answer's head has come when this returns; its status is not judged.
@@ -178,7 +181,7 @@ impl Http {
     fn kind(&self, url: &Url, watch: Watch) -> Kind {
         // What cannot even connect shall say so, not that nothing was received.
         let usual = self.options.connect_timeout.min(self.options.stall / 2);
-        let timeout = self.manner(&authority(url)).dial_timeout.map_or(usual, |own| own.min(usual));
+        let timeout = self.manner(&self.configured_name(url)).dial_timeout.map_or(usual, |own| own.min(usual));
         let buffers = [Direction::Down, Direction::Up].map(|direction| self.options.limiter.buffer(direction));
         Kind { trust: self.trust(url), watch, timeout, buffers }
     }
@@ -191,7 +194,7 @@ impl Http {
         if url.scheme() != "https" {
             return Trust::Nothing;
         }
-        let authority = authority(url);
+        let authority = self.configured_name(url);
         let folder = match &self.options.cert_dir {
             Some(folder) => Some(folder.clone()),
             None => certs_folder(&self.options.environment, &authority),
@@ -212,16 +215,28 @@ impl Http {
         }
     }
 
+    /// Whom a proxy that speaks TLS is trusted by: not as the host behind it, which may show any certificate, and with no
+    /// certificate that identifies us to that host.
+    fn trust_in_proxies(&self) -> Option<Trust> {
+        let verified =
+            Trust::Authorities { files: self.options.ca_files.clone(), folder: None, identities: Vec::new() };
+        let trust = match self.options.verify {
+            Verify::Never => Trust::Anyone { folder: None, identities: Vec::new() },
+            Verify::Usual | Verify::Plain => verified,
+        };
+        self.proxies.speak_tls().then_some(trust)
+    }
+
     /// The connections for one kind of trust. Certificates are first read when they are first needed.
     async fn client(&self, kind: Kind) -> Result<Client> {
         if let Some(client) = self.clients().get(&kind) {
             return Ok(client.clone());
         }
-        let built = match &kind.trust {
-            Trust::Nothing => self.build(tls::client_config(&kind.trust)?, &kind)?,
-            trust => {
-                let wanted = trust.clone();
-                let loaded = tokio::task::spawn_blocking(move || tls::client_config(&wanted)).await;
+        let trusts = (kind.trust.clone(), self.trust_in_proxies());
+        let built = match trusts {
+            (Trust::Nothing, None) => self.build(Certificates::load(&Trust::Nothing, None)?, &kind)?,
+            (trust, proxies) => {
+                let loaded = tokio::task::spawn_blocking(move || Certificates::load(&trust, proxies.as_ref())).await;
                 self.build(loaded.map_err(|e| Error::Usage(format!("cannot read certificates: {e}")))??, &kind)?
             }
         };
@@ -232,15 +247,15 @@ impl Http {
         self.clients.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn build(&self, tls: rustls::ClientConfig, kind: &Kind) -> Result<Client> {
-        let options = &self.options;
+    fn build(&self, certificates: Certificates, kind: &Kind) -> Result<Client> {
+        let (Certificates { tls, tls_to_proxy }, options) = (certificates, &self.options);
         let stall = (kind.watch == Watch::Connection).then_some(options.stall);
         let connect_timeout = kind.timeout;
         let user_agent = HeaderValue::from_str(&options.user_agent)
             .map_err(|_| Error::Usage(format!("{:?} is no name of a program", options.user_agent)))?;
-        if options.limiter.is_set() {
+        if options.limiter.is_set() || tls_to_proxy.is_some() {
             let (proxies, limiter) = (self.proxies.clone(), options.limiter.clone());
-            let wiring = Wiring { tls, proxies, limiter, connect_timeout, stall, user_agent };
+            let wiring = Wiring { tls, tls_to_proxy, proxies, limiter, connect_timeout, stall, user_agent };
             return Ok(Client::Metered(Box::new(Wire::new(wiring))));
         }
         let proxies = self.proxies.clone();
@@ -271,6 +286,20 @@ impl Http {
     }
 }
 
+/// How both sides of TLS are known.
+struct Certificates {
+    tls: rustls::ClientConfig,
+    tls_to_proxy: Option<rustls::ClientConfig>,
+}
+
+impl Certificates {
+    /// Reads files.
+    fn load(trust: &Trust, in_proxies: Option<&Trust>) -> Result<Certificates> {
+        let tls_to_proxy = in_proxies.map(tls::client_config).transpose()?;
+        Ok(Certificates { tls: tls::client_config(trust)?, tls_to_proxy })
+    }
+}
+
 impl Insecure {
     /// Whether `authority` (`host` or `host:port`) may speak plain HTTP or show any certificate.
     pub(super) fn covers(&self, authority: &str) -> bool {
@@ -297,84 +326,4 @@ fn foreign_encoding(headers: &HeaderMap) -> Option<String> {
     let encoding = headers.get(CONTENT_ENCODING)?;
     let text = String::from_utf8_lossy(encoding.as_bytes()).trim().to_ascii_lowercase();
     (!text.is_empty() && text != "identity").then_some(text)
-}
-
-/// What a client says of a request that failed. Its own words are left out where they name the address, which may hold a
-/// signature.
-struct Failed<'a> {
-    cause: Option<&'a (dyn std::error::Error + 'static)>,
-    connecting: bool,
-    in_silence: bool,
-}
-
-impl<'a> Failed<'a> {
-    fn of_reqwest(error: &'a reqwest::Error) -> Failed<'a> {
-        Failed {
-            cause: std::error::Error::source(error),
-            connecting: error.is_connect(),
-            in_silence: error.is_timeout(),
-        }
-    }
-
-    fn of_hyper(error: &'a hyper_util::client::legacy::Error) -> Failed<'a> {
-        Failed { cause: Some(error), connecting: error.is_connect(), in_silence: timed_out(error) }
-    }
-
-    /// As a network error. `stall` is how long nothing may come.
-    fn named(&self, place: &str, what: &str, stall: Duration) -> Error {
-        let text = causes(self.cause);
-        let fault = match self.connecting {
-            false if self.in_silence => Fault::Stalled(stall),
-            // With TLS 1.3 a refusal of the client comes after the handshake, and may be lost together with the connection.
-            false if self.cause.is_some_and(was_hung_up) => Fault::Broken(
-                "the server hung up before it took the request, as it does when it wants another certificate of the client \
-                 (--cert-dir)"
-                    .into(),
-            ),
-            false => Fault::Broken(text),
-            // Later a broken record is a broken connection.
-            true if self.cause.is_some_and(comes_from_tls) => Fault::Tls(text),
-            true => Fault::Connect(text),
-        };
-        Error::network(place, what, fault)
-    }
-}
-
-/// Turns what reqwest says of a body into a network error. `stall` is how long nothing may come.
-pub(super) fn fault(place: &str, what: &str, error: reqwest::Error, stall: Duration) -> Error {
-    Failed::of_reqwest(&error).named(place, what, stall)
-}
-
-/// An error and the causes below it, each once.
-fn causes(first: Option<&(dyn std::error::Error + 'static)>) -> String {
-    let mut texts: Vec<String> = Vec::new();
-    let mut next = first;
-    while let Some(cause) = next {
-        let text = cause.to_string();
-        if !texts.iter().any(|known| known.contains(&text)) {
-            texts.push(text);
-        }
-        next = cause.source();
-    }
-    if texts.is_empty() { "the request could not be sent".into() } else { texts.join(": ") }
-}
-
-/// Whether a connection ended when it was made, and nobody knows why.
-fn was_hung_up(error: &(dyn std::error::Error + 'static)) -> bool {
-    error.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_canceled)
-        || error.source().is_some_and(was_hung_up)
-}
-
-/// Whether nothing came for too long.
-fn timed_out(error: &(dyn std::error::Error + 'static)) -> bool {
-    let is_late = |error: &std::io::Error| error.kind() == std::io::ErrorKind::TimedOut;
-    error.downcast_ref().is_some_and(is_late) || error.source().is_some_and(timed_out)
-}
-
-/// An `io::Error` hides the error that it wraps from `source`.
-fn comes_from_tls(error: &(dyn std::error::Error + 'static)) -> bool {
-    let wrapped = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
-    error.is::<rustls::Error>()
-        || wrapped.is_some_and(|inner| comes_from_tls(inner))
-        || error.source().is_some_and(comes_from_tls)
 }

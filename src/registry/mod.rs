@@ -6,7 +6,7 @@
 //!   `delete`: manifests.
 //! - `hosts`: which hosts may be asked for an image; `reader`: one of them, and when it is left for the next.
 //! - `session`: requests to one host, with what it demands and where it redirects to; `host`: its address and scheme.
-//! - `http`: one request, one answer; `wire`: the same under a limit; `answer`: what an answer means; `tls`, `proxy`: how
+//! - `http`: one request, one answer; `wire`: the same under a limit; `answer`: what an answer means; `failed`: why none came; `tls`, `proxy`: how
 //!   connections are made.
 //! - `auth`: challenges and tokens; `credentials`: where passwords are kept.
 //! - `policy`: the trust policy of this machine.
@@ -20,6 +20,7 @@ mod auth;
 mod credentials;
 mod delete;
 mod environment;
+mod failed;
 mod fresh;
 mod host;
 mod hosts;
@@ -51,7 +52,7 @@ use credentials::login::{forget, keep};
 pub use delete::Deletion;
 pub use environment::Environment;
 use host::Host;
-use hosts::{Approach, Hosts};
+use hosts::{Approach, Hosts, Manners};
 pub use hosts::{Capabilities, Configured, Endpoint, InvalidMirror, Mirror, Role};
 use http::Http;
 use reader::Reader;
@@ -160,7 +161,17 @@ struct Shared {
     /// Without the credential that the user gave: that one is for the registry which the name says, and for no other host.
     stored: Arc<Credentials>,
     state: Arc<State>,
-    sessions: Mutex<HashMap<(Approach, Trusted), Arc<Session>>>,
+    sessions: Mutex<HashMap<Way, Arc<Session>>>,
+}
+
+/// How a host is asked. Where two images say different things of it (headers, certificates, for which registry it stands),
+/// each is asked for in its own way.
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct Way {
+    approach: Approach,
+    trusted: Trusted,
+    /// What is said of the hosts that it may lead to.
+    manners: Manners,
 }
 
 /// Whether a host gets the credential that the user gave.
@@ -194,7 +205,7 @@ impl Registry {
     pub fn repository(&self, name: &Reference) -> Result<Repository> {
         policy::check(&self.shared.options.environment, name)?;
         let hosts = hosts::find(&self.shared.options, name)?;
-        let session = self.session(hosts.itself.clone(), name.registry());
+        let session = self.session(hosts.itself.clone(), hosts.manners(), name.registry());
         let repository = self.make(name, session, Access::pull(name.repository()));
         Ok(repository.read_from(self.readers(hosts, name)))
     }
@@ -208,8 +219,9 @@ impl Registry {
     }
 
     fn readers(&self, hosts: Hosts, name: &Reference) -> Vec<Reader> {
+        let manners = hosts.manners();
         let reader = |endpoint: Endpoint| {
-            let session = self.session(endpoint.approach.clone(), name.registry());
+            let session = self.session(endpoint.approach.clone(), manners.clone(), name.registry());
             Reader::new(session, endpoint)
         };
         hosts.list.into_iter().map(reader).collect()
@@ -237,14 +249,14 @@ impl Registry {
 
     /// The registry that `name` says, wherever the configuration sends readers. What it says of certificates holds.
     fn itself(&self, name: &Reference) -> Arc<Session> {
-        let approach = match hosts::find(&self.shared.options, name) {
-            Ok(hosts) => hosts.itself,
+        let (approach, manners) = match hosts::find(&self.shared.options, name) {
+            Ok(hosts) => (hosts.itself.clone(), hosts.manners()),
             Err(error) => {
                 tracing::debug!(%error, "the configuration of mirrors is not for who writes");
-                Approach::of_registry(name.registry())
+                (Approach::of_registry(name.registry()), Manners::default())
             }
         };
-        self.session(approach, name.registry())
+        self.session(approach, manners, name.registry())
     }
 
     /// Deletes what `name` points to: the manifest of its digest, with every tag of it on some registries, else its tag.
@@ -272,7 +284,7 @@ impl Registry {
     /// As [`Registry::tags`]; many registries refuse this to everybody.
     pub async fn catalog(&self, host: &str) -> Result<Vec<String>> {
         let host = normalise(host);
-        lists::catalog(&self.session(Approach::of_registry(&host), &host)).await
+        lists::catalog(&self.session(Approach::of_registry(&host), Manners::default(), &host)).await
     }
 
     /// Proves `credential` to the registry `host` (a host, or a URL as docker takes it), then keeps it where credentials of that registry are kept.
@@ -284,7 +296,8 @@ impl Registry {
         let (host, options) = (&normalise(host), &self.shared.options);
         let given = Credentials::new(options.environment.clone(), None, Some(credential.clone()));
         let approach = Approach::of_registry(host);
-        let session = Session::new(self.shared.http.clone(), Host::new(approach, options), Arc::new(given));
+        let (host_of, manners) = (Host::new(approach, options), Manners::default());
+        let session = Session::new(&self.shared.http, host_of, manners, Arc::new(given));
         let answer = session.send(&Ask::get("/v2/", Access::default(), "the login")).await?;
         if !answer.status().is_success() {
             return Err(session.failure(answer).await);
@@ -301,18 +314,19 @@ impl Registry {
         forget(&options.environment, options.authfile.as_deref(), &normalise(host), self.shared.http.notices()).await
     }
 
-    /// The session with a host that is asked for images of `registry`.
-    fn session(&self, approach: Approach, registry: &str) -> Arc<Session> {
+    /// The session with a host that is asked for images of `registry`, where `manners` are said of it and of others.
+    fn session(&self, approach: Approach, manners: Manners, registry: &str) -> Arc<Session> {
         let trusted = if approach.registry == registry { Trusted::WithGiven } else { Trusted::WithStored };
         let credentials = match trusted {
             Trusted::WithGiven => &self.shared.credentials,
             Trusted::WithStored => &self.shared.stored,
         };
+        let way = Way { approach, trusted, manners };
         let mut sessions = self.shared.sessions.lock().unwrap_or_else(PoisonError::into_inner);
-        let made = || {
-            let host = Host::new(approach.clone(), &self.shared.options);
-            Arc::new(Session::new(self.shared.http.clone(), host, credentials.clone()))
+        let made = |way: &Way| {
+            let host = Host::new(way.approach.clone(), &self.shared.options);
+            Arc::new(Session::new(&self.shared.http, host, way.manners.clone(), credentials.clone()))
         };
-        sessions.entry((approach.clone(), trusted)).or_insert_with(made).clone()
+        sessions.entry(way).or_insert_with_key(made).clone()
     }
 }

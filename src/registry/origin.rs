@@ -11,7 +11,8 @@ use reqwest::{Method, StatusCode, Url};
 
 use super::answer::Answer;
 use super::auth::Access;
-use super::http::{Http, Request, authority, fault};
+use super::failed::fault;
+use super::http::{Http, Request, authority};
 use super::reader::Reader;
 use super::session::{Ask, Session, follow, same_origin};
 use crate::content::{Body, Extent, Origin, Provenance};

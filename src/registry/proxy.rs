@@ -40,6 +40,11 @@ impl Proxies {
         Proxies { http: http.or_else(|| all.clone()), https: https.or(all), bypass }
     }
 
+    /// Whether one of them is spoken to over TLS.
+    pub(super) fn speak_tls(&self) -> bool {
+        [&self.http, &self.https].into_iter().flatten().any(|proxy| proxy.scheme() == "https")
+    }
+
     /// The proxy for `url`, if it takes one. Hosts on loopback never do.
     pub(super) fn for_url(&self, url: &Url) -> Option<&Url> {
         let proxy = match url.scheme() {

@@ -15,7 +15,7 @@ use super::answer::Answer;
 use super::auth::{Access, Authenticator, Authorization, Peer};
 use super::credentials::SharedCredentials;
 use super::host::Host;
-use super::hosts::{Approach, marked};
+use super::hosts::{Approach, Manners, marked};
 use super::http::{Http, Request};
 use super::upload::supply::{Framing, Supply};
 use crate::error::{Error, Result};
@@ -126,9 +126,12 @@ pub(super) struct Session {
 const MAX_FAILURES: usize = 2;
 
 impl Session {
-    pub(super) fn new(http: Arc<Http>, host: Host, credentials: SharedCredentials) -> Session {
+    /// `manners`: what is said of other hosts that this one may lead to.
+    pub(super) fn new(http: &Http, host: Host, mut manners: Manners, credentials: SharedCredentials) -> Session {
         let approach = host.approach();
-        http.know(&approach.authority, approach.manner.clone());
+        // One file may name a host twice, by different paths.
+        manners.insert(approach.authority.clone(), approach.manner.clone());
+        let http = Arc::new(http.knowing(manners));
         let auth = Arc::new(Authenticator::new(host.registry(), http.clone(), credentials));
         Session { http, host, auth, failures: AtomicUsize::new(0), repositories: OnceLock::new() }
     }

@@ -1,4 +1,5 @@
-//! The request path under a limit: the same requests and answers as those of reqwest, over connections of our own.
+//! The request path under a limit: the same requests and answers as those of reqwest, over connections of our own. Also
+//! without a limit where a proxy speaks TLS: reqwest would trust it as it trusts the host behind it.
 //!
 //! reqwest shows nobody its sockets, but a limit is only true where bytes enter and leave them: so here hyper's client
 //! gets connections whose bytes are counted and whose buffers are small. Handshakes, headers, tunnels through proxies
@@ -37,6 +38,8 @@ pub(super) struct Wire {
 pub(super) struct Wiring {
     /// Whom they trust.
     pub tls: rustls::ClientConfig,
+    /// Whom they trust to be a proxy, where one speaks TLS.
+    pub tls_to_proxy: Option<rustls::ClientConfig>,
     /// Which proxies they take.
     pub proxies: Arc<Proxies>,
     /// What they may use.
@@ -51,10 +54,11 @@ pub(super) struct Wiring {
 
 impl Wire {
     pub(super) fn new(wiring: Wiring) -> Wire {
-        let Wiring { tls, proxies, limiter, connect_timeout, stall, user_agent } = wiring;
+        let Wiring { tls, tls_to_proxy, proxies, limiter, connect_timeout, stall, user_agent } = wiring;
         let tls = Arc::new(tls);
+        let tls_to_proxy = tls_to_proxy.map_or_else(|| tls.clone(), Arc::new);
         let gathered = limiter.buffer(Direction::Up).map(|size| size.max(LEAST_GATHERED));
-        let ways = Ways::new(Direct::new(limiter, connect_timeout, stall), tls.clone(), proxies.clone());
+        let ways = Ways::new(Direct::new(limiter, connect_timeout, stall), tls_to_proxy, proxies.clone());
         let mut builder = Client::builder(TokioExecutor::new());
         builder
             .pool_timer(TokioTimer::new())

@@ -54,6 +54,8 @@ pub(super) struct Candidate {
     pub(super) connections: usize,
     /// Bytes came from it in this run.
     pub(super) brought: bool,
+    /// Another one took the blob over from it when it brought so few bytes a second.
+    crawled: Option<f64>,
     /// A mirror failed so often without progress between, the last time then, and is not asked before.
     failures: u32,
     last_failure: Option<Instant>,
@@ -67,6 +69,7 @@ impl Candidate {
             left: false,
             connections: 0,
             brought: false,
+            crawled: None,
             failures: 0,
             last_failure: None,
             not_before: None,
@@ -154,7 +157,43 @@ impl Blob {
         let is_ready = |c: &Candidate| !c.is_mirror() || (c.is_rested(now) && !must_rest(c.origin.host()));
         let open = || self.origins.iter().enumerate().filter(|(_, c)| !c.left && is_ready(c));
         let best = open().map(|(_, candidate)| self.rank(candidate)).min();
-        open().filter(|(_, candidate)| Some(self.rank(candidate)) == best).map(|(i, _)| i).collect()
+        let usable: Vec<usize> =
+            open().filter(|(_, candidate)| Some(self.rank(candidate)) == best).map(|(i, _)| i).collect();
+        self.without_crawlers(usable)
+    }
+
+    /// Those from which nobody had to take over; where there are none, the fastest.
+    fn without_crawlers(&self, mut origins: Vec<usize>) -> Vec<usize> {
+        let speed = |o: usize| self.origins[o].crawled.unwrap_or(f64::INFINITY);
+        let fastest = origins.iter().map(|&o| speed(o)).fold(0.0, f64::max);
+        origins.retain(|&o| speed(o) == fastest);
+        origins
+    }
+
+    /// Has another origin take over from one that brings `rate` bytes a second, if one may bring more. Each is given up once,
+    /// so this comes to an end.
+    pub(super) fn pass_over(&mut self, origin: usize, rate: f64) -> bool {
+        let is_host = |c: &Candidate| matches!(c.origin.provenance(), Provenance::Mirror | Provenance::Registry);
+        let may_do_more = |c: &Candidate| !c.left && is_host(c) && c.crawled.is_none_or(|known| known > rate);
+        let is_new = self.origins[origin].crawled.is_none() && is_host(&self.origins[origin]);
+        let others = self.origins.iter().enumerate().filter(|(o, _)| *o != origin);
+        let passes = is_new && others.map(|(_, candidate)| candidate).any(may_do_more);
+        if passes {
+            self.origins[origin].crawled = Some(rate);
+            self.is_helped = true;
+        }
+        passes
+    }
+
+    /// Mirrors from which another origin took over when they brought less than `rate` bytes a second, and how much that was.
+    pub(super) fn crawlers(&self, rate: f64) -> Vec<(String, f64)> {
+        let known = |c: &Candidate| Some((c.origin.host().to_owned(), c.crawled.filter(|own| *own < rate)?));
+        self.origins.iter().filter(|c| c.is_mirror() && !c.left).filter_map(known).collect()
+    }
+
+    /// Whether mirrors that are not left yet brought some of its bytes.
+    pub(super) fn has_suspects(&self) -> bool {
+        self.origins.iter().any(|c| c.is_mirror() && c.brought && !c.left)
     }
 
     fn rank(&self, candidate: &Candidate) -> u8 {

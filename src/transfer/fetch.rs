@@ -1,32 +1,23 @@
 //! One connection: opens a range of one origin and writes what comes, until its claim is done or something breaks.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures::StreamExt;
 use tokio::time::{Instant, timeout};
-use tokio_util::sync::CancellationToken;
 
 use super::active::{Active, Promise};
+use super::gauge::{Gauge, Window};
 use super::segments::ClaimId;
 use super::verify::lock;
 use crate::content::{Body, Extent, Origin, Provenance};
 use crate::error::{Error, Fault, Result};
 use crate::event::{Cause, Event, Events};
 
-/// A connection that brings less than this, in bytes a second over a whole stall time, stands as good as still.
-const CRAWL: f64 = 1024.0;
-
 /// Progress that makes former failures count no more, in bytes.
 pub(super) const PROGRESS: u64 = 16 * 1024;
-
-/// Shorter times tell more about buffers than about the line.
-const SHORTEST_SAMPLE: Duration = Duration::from_millis(40);
-
-/// How fast the rate of late forgets.
-const MEMORY: Duration = Duration::from_millis(700);
 
 /// What one connection is to do.
 pub(super) struct Fetch {
@@ -38,71 +29,6 @@ pub(super) struct Fetch {
     /// Counts the host's bytes.
     pub(super) meter: Arc<AtomicU64>,
     pub(super) gauge: Arc<Gauge>,
-}
-
-/// How one connection does, for whoever compares it with others.
-pub(super) struct Gauge {
-    /// When it began.
-    pub(super) since: Instant,
-    /// When its answer came: how long a server thinks tells nothing about how fast it sends.
-    answered: OnceLock<Instant>,
-    /// Bytes that it brought, and nobody had.
-    pub(super) moved: AtomicU64,
-    /// Bytes that came, also in vain: a server that ignores ranges is not slow.
-    came: AtomicU64,
-    /// How it does of late.
-    recent: Mutex<Recent>,
-    /// Ends it: what it has not brought is for others to fetch.
-    pub(super) cut: CancellationToken,
-}
-
-/// A rate that forgets what was long ago.
-#[derive(Default)]
-struct Recent {
-    at: Option<Instant>,
-    came: u64,
-    rate: f64,
-}
-
-impl Gauge {
-    /// A connection that begins now.
-    pub(super) fn new() -> Arc<Gauge> {
-        Arc::new(Gauge {
-            since: Instant::now(),
-            answered: OnceLock::new(),
-            moved: AtomicU64::new(0),
-            came: AtomicU64::new(0),
-            recent: Mutex::default(),
-            cut: CancellationToken::new(),
-        })
-    }
-
-    /// How long bytes could come by now; zero before the answer.
-    pub(super) fn flowing(&self, now: Instant) -> Duration {
-        self.answered.get().map_or(Duration::ZERO, |since| now.saturating_duration_since(*since))
-    }
-
-    /// Bytes a second since its answer came.
-    pub(super) fn rate(&self, now: Instant) -> f64 {
-        self.came.load(Ordering::Relaxed) as f64 / self.flowing(now).as_secs_f64().max(0.001)
-    }
-}
-
-impl Gauge {
-    /// Bytes a second of late; to be asked now and then. Zero before the answer.
-    pub(super) fn recent(&self, now: Instant) -> f64 {
-        let Some(answered) = self.answered.get() else { return 0.0 };
-        let mut recent = lock(&self.recent);
-        let length = now.saturating_duration_since(recent.at.unwrap_or(*answered)).as_secs_f64();
-        if length < SHORTEST_SAMPLE.as_secs_f64() {
-            return recent.rate;
-        }
-        let came = self.came.load(Ordering::Relaxed);
-        let sample = (came - recent.came) as f64 / length;
-        let keep = if recent.at.is_some() { (-length / MEMORY.as_secs_f64()).exp() } else { 0.0 };
-        *recent = Recent { at: Some(now), came, rate: recent.rate * keep + sample * (1.0 - keep) };
-        recent.rate
-    }
 }
 
 /// How one connection ended.
@@ -134,7 +60,7 @@ impl Fetch {
         };
         fetched.end = match end {
             Some(result) => result.unwrap_or_else(End::Broken),
-            None if self.gauge.rate(Instant::now()) >= CRAWL => End::Cut,
+            None if !self.gauge.is_still(Instant::now()) => End::Cut,
             None => End::Broken(self.fault(Fault::Broken("far slower than others".into()))),
         };
         fetched
@@ -145,8 +71,7 @@ impl Fetch {
         let asked = Instant::now();
         let body = self.in_time(self.stall, self.origin.open(wanted.clone())).await??;
         *round_trip = Some(asked.elapsed());
-        // Opened once, so it is not set yet.
-        let _ = self.gauge.answered.set(Instant::now());
+        self.gauge.answer();
         if body.start > wanted.start {
             let why = format!("asked for bytes from {}, got them from {}", wanted.start, body.start);
             return Err(self.fault(Fault::Protocol(why)));
@@ -166,7 +91,7 @@ impl Fetch {
 
     async fn receive(&self, mut body: Body) -> Result<End> {
         let (extent, mut offset) = (body.extent, body.start);
-        let mut window = (Instant::now(), 0);
+        let mut window = Window::default();
         while self.awaits_more(extent, offset) {
             let awaited = lock(&self.blob.segments).awaited(self.claim);
             let Some(piece) = self.in_time(self.stall, body.bytes.next()).await? else {
@@ -177,12 +102,11 @@ impl Fetch {
                 return Err(self.fault(Fault::Length { got: offset, expected: awaited.end }));
             };
             let piece = piece?;
-            window.1 += piece.len() as u64;
             let length = piece.len() as u64;
-            self.gauge.came.fetch_add(length, Ordering::Relaxed);
+            self.gauge.count(length);
             self.take(extent, offset, piece).await?;
             offset += length;
-            self.check_crawl(&mut window)?;
+            self.gauge.check(&mut window, self.stall).map_err(|fault| self.fault(fault))?;
         }
         Ok(End::Complete)
     }
@@ -256,20 +180,6 @@ impl Fetch {
         self.blob.traffic.lose(cause, count);
         let blob = self.blob.descriptor.digest.clone();
         self.events.on(&Event::Lost { blob, count, cause });
-    }
-
-    /// A server that sends a byte now and then never stalls, and never ends either.
-    fn check_crawl(&self, window: &mut (Instant, u64)) -> Result<()> {
-        let length = window.0.elapsed();
-        if length < self.stall {
-            return Ok(());
-        }
-        if (window.1 as f64) < CRAWL * length.as_secs_f64() {
-            let why = format!("only {} bytes in {:.1} s", window.1, length.as_secs_f64());
-            return Err(self.fault(Fault::Broken(why)));
-        }
-        *window = (Instant::now(), 0);
-        Ok(())
     }
 
     async fn in_time<T>(&self, limit: Duration, work: impl Future<Output = T>) -> Result<T> {

@@ -13,7 +13,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::blob::Stage;
-use super::fetch::Gauge;
+use super::gauge::Gauge;
+use super::outcome::TELLING;
 use super::run::Run;
 use crate::content::Provenance;
 use crate::error::{Error, Fault};
@@ -48,8 +49,11 @@ struct Flow {
     host: String,
     provenance: Provenance,
     gauge: Arc<Gauge>,
-    /// In bytes a second, of late.
+    /// In bytes a second, of late, and at least: what takes the bytes may be slower.
     rate: f64,
+    proven: f64,
+    /// It goes on at once, so that no other connection can help it.
+    is_alone: bool,
 }
 
 impl Run<'_> {
@@ -123,6 +127,11 @@ impl Run<'_> {
                 gauge.cut.cancel();
             }
         }
+        for (blob, (origin, gauge)) in &self.streams {
+            if self.blobs[*blob].is_mirror(*origin, host) {
+                gauge.cut.cancel();
+            }
+        }
         for i in 0..self.blobs.len() {
             if self.blobs[i].leave_mirror(host) && self.blobs[i].is_forlorn() && !self.blobs[i].has_ended() {
                 let digest = &self.blobs[i].plan.descriptor.digest;
@@ -152,17 +161,11 @@ impl Run<'_> {
 
     /// Compares the hosts of blobs that have several.
     pub(super) fn watch_hosts(&mut self, now: Instant) {
-        let shared = self.open.iter().filter(|((blob, _), _)| self.blobs[*blob].origins.len() > 1);
-        let flow = |((blob, _), (origin, gauge)): (&(usize, u64), &(usize, Arc<Gauge>))| Flow {
-            blob: *blob,
-            origin: *origin,
-            host: self.blobs[*blob].host(*origin).to_owned(),
-            provenance: self.blobs[*blob].provenance(*origin),
-            gauge: Arc::clone(gauge),
-            rate: gauge.recent(now),
-        };
-        let flows: Vec<Flow> = shared.map(flow).collect();
+        let flows = self.flows(now);
         self.call_for_help(&flows, now);
+        for flow in flows.iter().filter(|flow| flow.is_alone) {
+            self.take_over(flow, now);
+        }
         for flow in &flows {
             let is_host = matches!(flow.provenance, Provenance::Mirror | Provenance::Registry);
             if is_host && flow.gauge.flowing(now) >= COMPARE_AFTER {
@@ -171,23 +174,74 @@ impl Run<'_> {
         }
     }
 
+    /// The connections of blobs that several hosts may serve.
+    fn flows(&self, now: Instant) -> Vec<Flow> {
+        let ranges = self.open.iter().map(|((blob, _), (origin, gauge))| (*blob, *origin, gauge, false));
+        let streams = self.streams.iter().map(|(blob, (origin, gauge))| (*blob, *origin, gauge, true));
+        let shared = ranges.chain(streams).filter(|(blob, ..)| self.blobs[*blob].origins.len() > 1);
+        let flow = |(blob, origin, gauge, is_alone): (usize, usize, &Arc<Gauge>, bool)| Flow {
+            blob,
+            origin,
+            host: self.blobs[blob].host(origin).to_owned(),
+            provenance: self.blobs[blob].provenance(origin),
+            gauge: Arc::clone(gauge),
+            rate: gauge.recent(now),
+            proven: if is_alone { gauge.proven(now) } else { gauge.recent(now) },
+            is_alone,
+        };
+        shared.map(flow).collect()
+    }
+
+    /// Another host goes on where the one that a blob comes from brings next to nothing, at the byte that was reached. Where
+    /// that one proves to be far faster, the first is left.
+    fn take_over(&mut self, flow: &Flow, now: Instant) {
+        self.leave_crawlers(flow.blob, &flow.gauge, now);
+        if flow.rate < self.next_to_nothing()
+            && is_slow(flow, now)
+            && self.blobs[flow.blob].pass_over(flow.origin, flow.rate)
+        {
+            flow.gauge.cut.cancel();
+        }
+    }
+
+    /// A connection that took over from others ended, or goes on: what it brought tells of those.
+    fn leave_crawlers(&mut self, i: usize, gauge: &Gauge, now: Instant) {
+        let proven = gauge.proven(now);
+        if gauge.came() < LEAST_SHARED || proven < NEXT_TO_NOTHING {
+            return;
+        }
+        for (host, own) in self.blobs[i].crawlers(CRAWLER * proven) {
+            self.leave_host(&host, &slower(own, proven));
+        }
+    }
+
+    /// A connection of a blob that goes on at once has ended.
+    pub(super) fn learn_from_stream(&mut self, i: usize, origin: usize, gauge: &Gauge) {
+        let (now, host) = (Instant::now(), self.blobs[i].host(origin).to_owned());
+        if gauge.is_telling(now) && gauge.came() >= TELLING {
+            self.pace.learn(&host, gauge.rate(now));
+        }
+        self.leave_crawlers(i, gauge, now);
+    }
+
+    /// Less than this, in bytes a second, is as good as nothing: where the user allows no more, it is not the mirrors that
+    /// are slow.
+    fn next_to_nothing(&self) -> f64 {
+        let allowed = self.transfer.settings.limiter.rate(Direction::Down);
+        allowed.map_or(NEXT_TO_NOTHING, |rate| NEXT_TO_NOTHING.min(rate.bytes() as f64 * CRAWLER))
+    }
+
     /// The registry joins where mirrors bring next to nothing; what they were asked for is claimed anew.
     fn call_for_help(&mut self, flows: &[Flow], now: Instant) {
-        // Where the user allows no more, it is not the mirrors that are slow.
-        let allowed = self.transfer.settings.limiter.rate(Direction::Down);
-        let least = allowed.map_or(NEXT_TO_NOTHING, |rate| NEXT_TO_NOTHING.min(rate.bytes() as f64 * CRAWLER));
+        let least = self.next_to_nothing();
         let blobs: BTreeSet<usize> = flows.iter().map(|flow| flow.blob).collect();
         for i in blobs {
             if !self.blobs[i].may_be_helped() {
                 continue;
             }
             let of_blob = || flows.iter().filter(|flow| flow.blob == i);
-            let is_slow = |flow: &Flow| match flow.gauge.flowing(now) {
-                Duration::ZERO => now.saturating_duration_since(flow.gauge.since) >= THINKING,
-                flowing => flowing >= COMPARE_AFTER,
-            };
             let all: f64 = of_blob().map(|flow| flow.rate).sum();
-            if all < least && of_blob().all(is_slow) {
+            if all < least && of_blob().all(|flow| is_slow(flow, now)) {
                 tracing::debug!(blob = %self.blobs[i].plan.descriptor.digest, rate = all, "the registry helps its mirrors");
                 self.blobs[i].is_helped = true;
                 of_blob().for_each(|flow| flow.gauge.cut.cancel());
@@ -204,9 +258,12 @@ impl Run<'_> {
         }
         match flow.provenance {
             Provenance::Mirror => {
-                let kilobytes = |rate: f64| (rate / 1000.0).round();
-                let (own, other) = (kilobytes(flow.rate), kilobytes(best));
-                self.leave_host(&flow.host, &format!("it brings {own} kB/s, where another host brings {other} kB/s"));
+                self.leave_host(&flow.host, &slower(flow.rate, best));
+            }
+            _ if flow.is_alone => {
+                if self.blobs[flow.blob].pass_over(flow.origin, flow.rate) {
+                    flow.gauge.cut.cancel();
+                }
             }
             _ => {
                 self.blobs[flow.blob].is_helped = false;
@@ -218,12 +275,12 @@ impl Run<'_> {
     /// What the limit leaves for each connection, in bytes a second: what a host brought before it came down says nothing.
     fn fair_part(&self) -> f64 {
         let allowed = self.transfer.settings.limiter.rate(Direction::Down);
-        allowed.map_or(f64::INFINITY, |rate| rate.bytes() as f64 / self.open.len().max(1) as f64)
+        allowed.map_or(f64::INFINITY, |rate| rate.bytes() as f64 / (self.open.len() + self.streams.len()).max(1) as f64)
     }
 
     /// What a connection to `host` brings now; where there is none, what one usually brings.
     fn speed(&self, host: &str, flows: &[Flow]) -> f64 {
-        let now = flows.iter().filter(|flow| flow.host == host).map(|flow| flow.rate).reduce(f64::max);
+        let now = flows.iter().filter(|flow| flow.host == host).map(|flow| flow.proven).reduce(f64::max);
         now.unwrap_or_else(|| self.pace.typical(host))
     }
 
@@ -244,6 +301,20 @@ impl Run<'_> {
         let blob = &self.blobs[i];
         matches!(blob.stage, Stage::Active(_)) && blob.usable(Instant::now(), |_| false).len() > 1
     }
+}
+
+/// Whether a connection has had its time, and not only its buffers.
+fn is_slow(flow: &Flow, now: Instant) -> bool {
+    match flow.gauge.is_thinking() {
+        true => now.saturating_duration_since(flow.gauge.since) >= THINKING,
+        false => flow.gauge.flowing(now) >= COMPARE_AFTER,
+    }
+}
+
+/// Why a mirror is left that brings `own` bytes a second.
+fn slower(own: f64, other: f64) -> String {
+    let kilobytes = |rate: f64| (rate / 1000.0).round();
+    format!("it brings {} kB/s, where another host brings {} kB/s", kilobytes(own), kilobytes(other))
 }
 
 /// Whether a failure shows that a mirror cannot be reached, does not let us in, or has other bytes.

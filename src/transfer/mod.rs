@@ -9,7 +9,7 @@
 //! - `blob`: what the schedule knows of one blob; `image`: which blobs an image waits for.
 //! - `active`: a blob that ranges are written to; `fetch`: one connection that does; `segments`: which ranges are
 //!   missing, claimed, there; `verify`: the hasher that follows their frontier.
-//! - `stream`: a blob that goes to a place which takes bytes in order.
+//! - `stream`: a blob that goes to a place which takes bytes in order; `gauge`: how one connection does.
 //! - `retry`: patience, renewed by progress; `rates`: how fast hosts were, for the next run.
 
 mod active;
@@ -17,6 +17,7 @@ mod attached;
 mod blob;
 mod draft;
 mod fetch;
+mod gauge;
 mod image;
 mod mirrors;
 mod outcome;

@@ -10,7 +10,8 @@ use tokio::time::Instant;
 use super::Way;
 use super::active::{Active, Completion, Promise, Suspects};
 use super::blob::Stage;
-use super::fetch::{End, Fetched, Gauge, PROGRESS};
+use super::fetch::{End, Fetched, PROGRESS};
+use super::gauge::Gauge;
 use super::run::{Done, Run, Sharing};
 use super::segments::ClaimId;
 use super::stream::{Attempt, Stream, Streamed};
@@ -21,7 +22,7 @@ use crate::event::{Arrival, Cause, Event};
 /// How long to wait before asking for a blob again that another process writes.
 const BUSY_PAUSE: Duration = Duration::from_millis(100);
 /// What a connection must bring before its rate tells anything, in bytes.
-const TELLING: u64 = 1024 * 1024;
+pub(super) const TELLING: u64 = 1024 * 1024;
 
 impl Run<'_> {
     pub(super) fn take(&mut self, done: Result<Done, JoinError>) {
@@ -179,6 +180,7 @@ impl Run<'_> {
     fn streamed(&mut self, i: usize, origin: usize, attempt: Attempt) {
         let host = self.blobs[i].host(origin).to_owned();
         let place = self.blobs[i].plan.sink.place();
+        let gauge = self.streams.remove(&i).map(|(_, gauge)| gauge);
         self.count_stream(i, origin, &attempt);
         self.blobs[i].disconnected(origin);
         self.pace.give_back(&host);
@@ -186,8 +188,13 @@ impl Run<'_> {
         if let Some((round_trip, flow)) = attempt.answered {
             self.pace.answered(&host, round_trip, flow);
         }
+        self.blobs[i].origins[origin].brought |= attempt.moved > 0;
         if attempt.moved >= PROGRESS {
             self.blobs[i].patience.renew();
+            self.blobs[i].origins[origin].progressed();
+        }
+        if let Some(gauge) = gauge {
+            self.learn_from_stream(i, origin, &gauge);
         }
         if self.blobs[i].has_ended() {
             return;
@@ -195,8 +202,14 @@ impl Run<'_> {
         match attempt.streamed {
             Streamed::Complete => self.arrived(i, Arrival::Transferred),
             Streamed::Stopped => {}
+            Streamed::Cut | Streamed::Source(_) if self.blobs[i].origins[origin].left => {}
+            Streamed::Cut => {
+                let what = self.blobs[i].plan.descriptor.digest.to_string();
+                let why = format!("{host} brings next to nothing: another host goes on");
+                self.transfer.events.on(&Event::Retried { what, why, wait: Duration::ZERO });
+            }
             Streamed::Source(error) => self.retry(i, Some(origin), error),
-            Streamed::Sink(error @ Error::Verification { .. }) => self.streamed_wrong(i, origin, error),
+            Streamed::Sink(error @ Error::Verification { .. }) => self.streamed_wrong(i, error),
             Streamed::Sink(error) => {
                 let (now, longest) = (Instant::now(), self.transfer.settings.max_retry_after);
                 let wait = error.retry_after().unwrap_or_default().min(longest);
@@ -223,10 +236,9 @@ impl Run<'_> {
         }
     }
 
-    /// A place that verifies what it is sent found wrong bytes: a mirror that brought them is left.
-    fn streamed_wrong(&mut self, i: usize, origin: usize, error: Error) {
-        if self.blobs[i].provenance(origin) == Provenance::Mirror {
-            self.blobs[i].origins[origin].brought = true;
+    /// A place that verifies what it is sent found wrong bytes: mirrors that brought some of them are left.
+    fn streamed_wrong(&mut self, i: usize, error: Error) {
+        if self.blobs[i].has_suspects() {
             return self.leave_suspects(i);
         }
         match self.blobs[i].streamed_wrong(error) {

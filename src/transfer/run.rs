@@ -9,7 +9,8 @@ use tokio::time::{Instant, MissedTickBehavior};
 
 use super::active::{Active, Completion, Traffic};
 use super::blob::{Blob, Stage};
-use super::fetch::{Fetched, Gauge};
+use super::fetch::Fetched;
+use super::gauge::Gauge;
 use super::image::Images;
 use super::pace::Pace;
 use super::rates::Rates;
@@ -87,6 +88,8 @@ pub(super) struct Run<'a> {
     pub(super) tasks: JoinSet<Done>,
     /// Connections at work.
     pub(super) open: HashMap<(usize, ClaimId), (usize, Arc<Gauge>)>,
+    /// Those of blobs that go on at once, each from one origin.
+    pub(super) streams: HashMap<usize, (usize, Arc<Gauge>)>,
     pub(super) traffic: Arc<Traffic>,
     pub(super) rates: Rates,
     pub(super) report: Report,
@@ -111,6 +114,7 @@ impl<'a> Run<'a> {
             pace: Pace::new(transfer.settings.streams).remembering(&transfer.state),
             tasks: JoinSet::new(),
             open: HashMap::new(),
+            streams: HashMap::new(),
             traffic: Arc::new(Traffic::new(transfer.settings.budget.clone())),
             rates: Rates::default(),
             buffer: transfer.settings.limiter.buffer(Direction::Down),

@@ -10,11 +10,12 @@ use tokio::time::Instant;
 
 use super::active::Active;
 use super::blob::Stage;
-use super::fetch::{Fetch, Gauge};
+use super::fetch::Fetch;
+use super::gauge::Gauge;
 use super::mirrors::LEAST_SHARED;
 use super::run::{Done, Run};
 use super::segments::ClaimId;
-use super::stream::Stream;
+use super::stream::{Feed, Stream};
 use super::verify::lock;
 use crate::limit::Direction;
 
@@ -152,9 +153,10 @@ impl Run<'_> {
         let from = Arc::clone(&self.blobs[i].origins[origin].origin);
         self.blobs[i].connected(origin);
         let meters = [self.pace.meter(from.host()), self.pace.meter(&self.blobs[i].plan.sink.place())];
-        self.tasks.spawn(async move {
-            Done::Streamed { blob: i, origin, attempt: stream.attempt(from.as_ref(), &meters).await }
-        });
+        let gauge = Gauge::new();
+        self.streams.insert(i, (origin, Arc::clone(&gauge)));
+        let feed = Feed { origin: from, meters, gauge };
+        self.tasks.spawn(async move { Done::Streamed { blob: i, origin, attempt: stream.attempt(&feed).await } });
     }
 
     /// How much one connection asks for: a share small enough that all connections of the blob end together, and

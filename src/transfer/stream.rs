@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::active::Traffic;
 use super::fetch::PROGRESS;
+use super::gauge::{Gauge, Window};
 use crate::content::{Body, Extent, Origin, Provenance, Standing, Upload};
 use crate::error::{Error, Fault, Result};
 use crate::event::{Cause, Event, Events};
@@ -45,10 +46,20 @@ pub(super) enum Streamed {
     Complete,
     /// It was told to stop.
     Stopped,
+    /// Another origin is to go on.
+    Cut,
     /// The source failed.
     Source(Error),
     /// The sink failed.
     Sink(Error),
+}
+
+/// Where an attempt takes bytes from, and what counts them.
+pub(super) struct Feed {
+    pub(super) origin: Arc<dyn Origin>,
+    /// Count the bytes of the hosts on both sides.
+    pub(super) meters: [Arc<AtomicU64>; 2],
+    pub(super) gauge: Arc<Gauge>,
 }
 
 /// One attempt.
@@ -91,15 +102,15 @@ impl Stream {
     }
 
     /// Goes on until the blob is in its place or something fails.
-    pub(super) async fn attempt(&self, origin: &dyn Origin, meters: &[Arc<AtomicU64>]) -> Attempt {
+    pub(super) async fn attempt(&self, feed: &Feed) -> Attempt {
         let mut attempt = Attempt { began: Instant::now(), streamed: Streamed::Complete, moved: 0, answered: None };
-        if let Err(streamed) = self.go(origin, meters, &mut attempt).await {
+        if let Err(streamed) = self.go(feed, &mut attempt).await {
             attempt.streamed = streamed;
         }
         attempt
     }
 
-    async fn go(&self, origin: &dyn Origin, meters: &[Arc<AtomicU64>], attempt: &mut Attempt) -> Result<(), Streamed> {
+    async fn go(&self, feed: &Feed, attempt: &mut Attempt) -> Result<(), Streamed> {
         if self.is_broken.load(Ordering::Relaxed) {
             let standing = self.upload.resume().await.map_err(Streamed::Sink)?;
             self.is_broken.store(false, Ordering::Relaxed);
@@ -108,52 +119,61 @@ impl Stream {
             }
         }
         if self.left() > 0 {
-            self.bring(origin, meters, attempt).await?;
+            self.bring(feed, attempt).await?;
         }
         self.upload.commit().await.map_err(|error| self.broken(error))
     }
 
     /// Brings what the upload wants.
-    async fn bring(
-        &self,
-        origin: &dyn Origin,
-        meters: &[Arc<AtomicU64>],
-        attempt: &mut Attempt,
-    ) -> Result<(), Streamed> {
-        let wanted = self.upload.offset()..self.descriptor.size;
+    async fn bring(&self, feed: &Feed, attempt: &mut Attempt) -> Result<(), Streamed> {
+        let (origin, wanted) = (feed.origin.as_ref(), self.upload.offset()..self.descriptor.size);
         self.count_again(wanted.start);
         let asked = Instant::now();
-        let opened = self.in_time(origin, origin.open(wanted.clone())).await;
-        let mut body: Body = opened.and_then(|body| body).map_err(Streamed::Source)?;
-        let answered = Instant::now();
+        let mut body: Body = self.hear(feed, origin.open(wanted.clone())).await?.map_err(Streamed::Source)?;
+        let (answered, mut window) = (Instant::now(), Window::default());
+        feed.gauge.answer();
         if body.start > wanted.start || (body.extent == Extent::Range && body.start < wanted.start) {
             let why = format!("asked for bytes from {}, got them from {}", wanted.start, body.start);
             return Err(Streamed::Source(self.fault(origin, Fault::Protocol(why))));
         }
         let mut offset = body.start;
         while self.upload.offset() < wanted.end {
-            let piece = tokio::select! {
-                biased;
-                () = self.stop.cancelled() => return Err(Streamed::Stopped),
-                piece = self.in_time(origin, body.bytes.next()) => piece.map_err(Streamed::Source)?,
-            };
-            let Some(piece) = piece else {
-                // A server may give less than was asked for, as long as it says so.
-                let is_whole = body.end == Some(offset) && offset - body.start >= PROGRESS;
-                let fault = Fault::Length { got: offset, expected: wanted.end };
-                return Err(Streamed::Source(match is_whole {
-                    true => self.fault(origin, Fault::Broken("the answer held a part of what was asked for".into())),
-                    false => self.fault(origin, fault),
-                }));
+            let Some(piece) = self.hear(feed, body.bytes.next()).await? else {
+                return Err(Streamed::Source(self.ended_early(origin, &body, offset)));
             };
             let piece = piece.map_err(Streamed::Source)?;
             let length = piece.len() as u64;
-            meters.iter().for_each(|meter| _ = meter.fetch_add(length, Ordering::Relaxed));
-            attempt.moved += self.take(origin, offset, piece).await?;
+            feed.meters.iter().for_each(|meter| _ = meter.fetch_add(length, Ordering::Relaxed));
+            feed.gauge.count(length);
+            attempt.moved += feed.gauge.resting(self.take(origin, offset, piece)).await?;
             offset += length;
             attempt.answered = Some((answered - asked, answered.elapsed()));
+            let checked = feed.gauge.check(&mut window, self.stall);
+            checked.map_err(|fault| Streamed::Source(self.fault(origin, fault)))?;
         }
         Ok(())
+    }
+
+    /// Waits for the source, but not for ever, and not when something else is to be done.
+    async fn hear<T>(&self, feed: &Feed, work: impl Future<Output = T>) -> Result<T, Streamed> {
+        tokio::select! {
+            biased;
+            () = self.stop.cancelled() => Err(Streamed::Stopped),
+            () = feed.gauge.cut.cancelled() => Err(Streamed::Cut),
+            heard = self.in_time(feed.origin.as_ref(), work) => heard.map_err(Streamed::Source),
+        }
+    }
+
+    /// A server may give less than was asked for, as long as it says so.
+    fn ended_early(&self, origin: &dyn Origin, body: &Body, offset: u64) -> Error {
+        let is_whole = body.end == Some(offset) && offset - body.start >= PROGRESS;
+        self.fault(
+            origin,
+            match is_whole {
+                true => Fault::Broken("the answer held a part of what was asked for".into()),
+                false => Fault::Length { got: offset, expected: self.descriptor.size },
+            },
+        )
     }
 
     /// Gives the upload what it wants of a piece that begins at `offset`.

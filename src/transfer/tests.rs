@@ -5,6 +5,7 @@ mod faults;
 mod local;
 mod mirrors;
 mod streams;
+mod through;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::ops::Range;

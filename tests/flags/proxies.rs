@@ -1,73 +1,16 @@
 //! Registries behind a proxy.
 
-use std::io::{self, Read, Write};
-use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::{Arc, Mutex};
+use std::net::{Ipv4Addr, TcpListener};
 
 use support::command::Layerpull;
 use support::images::{Blob, Image};
+use support::proxy::Proxy;
 use support::registry::{Registry, basic};
 use tempfile::TempDir;
 
 use crate::{home, with_image};
 
-/// A proxy that knows but one way: whatever host a tunnel is asked for, it leads to `target`.
-struct Proxy {
-    address: SocketAddr,
-    heads: Arc<Mutex<Vec<String>>>,
-}
-
-impl Proxy {
-    fn to(target: SocketAddr) -> Proxy {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        let (address, heads) = (listener.local_addr().unwrap(), Arc::<Mutex<Vec<String>>>::default());
-        let seen = heads.clone();
-        std::thread::spawn(move || {
-            for client in listener.incoming().map_while(Result::ok) {
-                let seen = seen.clone();
-                // A client that goes away is no fault of the proxy.
-                std::thread::spawn(move || drop(serve(client, target, &seen)));
-            }
-        });
-        Proxy { address, heads }
-    }
-
-    fn url(&self) -> String {
-        format!("http://ann:canary@{}", self.address)
-    }
-
-    /// The first lines of what it was asked.
-    fn asked(&self) -> Vec<String> {
-        let heads = self.heads.lock().unwrap();
-        heads.iter().map(|head| head.lines().next().unwrap_or_default().to_owned()).collect()
-    }
-}
-
-fn serve(mut client: TcpStream, target: SocketAddr, heads: &Mutex<Vec<String>>) -> io::Result<()> {
-    let mut head = Vec::new();
-    while !head.ends_with(b"\r\n\r\n") {
-        let mut byte = [0];
-        client.read_exact(&mut byte)?;
-        head.push(byte[0]);
-    }
-    let head = String::from_utf8_lossy(&head).into_owned();
-    let is_tunnel = head.starts_with("CONNECT ");
-    heads.lock().unwrap().push(head);
-    if !is_tunnel {
-        return client.write_all(b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
-    }
-    let server = TcpStream::connect(target)?;
-    client.write_all(b"HTTP/1.1 200 OK\r\n\r\n")?;
-    let (from, to) = (client.try_clone()?, server.try_clone()?);
-    std::thread::spawn(move || carry(from, to));
-    carry(server, client);
-    Ok(())
-}
-
-fn carry(mut from: TcpStream, mut to: TcpStream) {
-    let _ = io::copy(&mut from, &mut to);
-    let _ = to.shutdown(Shutdown::Write);
-}
+const USER: &str = "ann:canary";
 
 /// A registry behind a proxy, and the home of who asks it.
 struct Scene {
@@ -97,7 +40,7 @@ fn a_registry_that_only_the_proxy_can_reach_is_pulled_from_through_a_tunnel() {
     scene.registry.add("library/big", "1", &image);
     let pull = scene.run(&["pull", "registry.test/library/big:1"]);
     // Plain requests have another proxy, where nobody listens.
-    let output = pull.env("HTTPS_PROXY", scene.proxy.url()).env("HTTP_PROXY", "http://127.0.0.1:1").run().success();
+    let output = pull.env("HTTPS_PROXY", scene.proxy.url(USER)).env("HTTP_PROXY", "http://127.0.0.1:1").run().success();
     assert!(output.stdout.contains(&image.digest().to_string()), "{}", output.stdout);
     assert_eq!(scene.registry.requests().blob_bytes(), image.size());
     Layerpull::new().home(scene.home.path()).arg("verify").run().success();
@@ -105,7 +48,7 @@ fn a_registry_that_only_the_proxy_can_reach_is_pulled_from_through_a_tunnel() {
     assert!(!asked.is_empty() && asked.iter().all(|line| line == "CONNECT registry.test:443 HTTP/1.1"), "{asked:?}");
     // The proxy is told who asks, and nobody else is.
     let told = format!("proxy-authorization: {}", basic("ann", "canary")).to_lowercase();
-    assert!(scene.proxy.heads.lock().unwrap().iter().all(|head| head.to_lowercase().contains(&told)));
+    assert!(scene.proxy.heads().iter().all(|head| head.to_lowercase().contains(&told)));
     assert!(scene.registry.requests().carrying("canary").is_empty());
     assert!(!output.transcript().contains("canary"));
 }
@@ -116,9 +59,11 @@ fn what_no_proxy_names_is_asked_directly() {
     let scene = Scene::of(&["0.0.0.0"]);
     let name = format!("0.0.0.0:{}/library/x:1", scene.registry.address().port());
     let ask = |variables: &[(&str, &str)]| {
-        let command = scene.run(&["digest", &name]).env("ALL_PROXY", scene.proxy.url());
+        let command = scene.run(&["digest", &name]).env("ALL_PROXY", scene.proxy.url(USER));
         variables.iter().fold(command, |command, (name, value)| command.env(name, value)).run().success();
-        std::mem::take(&mut *scene.proxy.heads.lock().unwrap()).len()
+        let asked = scene.proxy.asked().len();
+        scene.proxy.forget();
+        asked
     };
     assert_eq!(ask(&[]), 1);
     assert_eq!(ask(&[("NO_PROXY", "other.test,10.0.0.0/8")]), 1);
@@ -133,7 +78,7 @@ fn what_no_proxy_names_is_asked_directly() {
 fn a_registry_on_loopback_is_asked_directly_whatever_the_proxy() {
     let scene = Scene::of(&["127.0.0.1"]);
     let name = scene.registry.name("library/x", "1");
-    scene.run(&["digest", &name]).env("ALL_PROXY", scene.proxy.url()).run().success();
+    scene.run(&["digest", &name]).env("ALL_PROXY", scene.proxy.url(USER)).run().success();
     assert!(scene.proxy.asked().is_empty());
 }
 
@@ -152,7 +97,7 @@ fn a_proxy_that_refuses_is_told_by_its_address_and_without_its_password() {
 #[test]
 fn a_word_that_is_no_image_and_nearly_a_command_says_so() {
     let scene = Scene::of(&["registry-1.docker.io"]);
-    let ask = |word: &str| scene.run(&[word]).env("ALL_PROXY", scene.proxy.url()).run().code(3).stderr;
+    let ask = |word: &str| scene.run(&[word]).env("ALL_PROXY", scene.proxy.url(USER)).run().code(3).stderr;
     let told = ask("pul");
     assert!(told.contains("docker.io/library/pul:latest not found"), "{told}");
     assert!(told.contains("hint: \"pul\" was taken for an image; did you mean `layerpull pull`?"), "{told}");
@@ -164,6 +109,6 @@ fn a_word_that_is_no_image_and_nearly_a_command_says_so() {
     }
     // What is there is an image, whatever it is called.
     scene.registry.add("library/pul", "latest", &Image::tiny("pul"));
-    let output = scene.run(&["pul"]).env("ALL_PROXY", scene.proxy.url()).run().success();
+    let output = scene.run(&["pul"]).env("ALL_PROXY", scene.proxy.url(USER)).run().success();
     assert!(!output.stderr.contains("hint:"), "{}", output.stderr);
 }

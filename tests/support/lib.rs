@@ -5,6 +5,7 @@
 //! - [`command`]: runs the `layerpull` binary in a clean environment.
 //! - [`peers`]: real registries and clients from the system's packages.
 //! - [`engines`]: real container engines, as daemons of our own.
+//! - [`proxy`]: a forward proxy, and what it was asked.
 //! - [`relay`]: stands before a server, counts what clients send, and holds it back.
 //! - [`terminal`]: runs the `layerpull` binary on a terminal, and shows what a person would see there.
 
@@ -12,6 +13,7 @@ pub mod command;
 pub mod engines;
 pub mod images;
 pub mod peers;
+pub mod proxy;
 pub mod registry;
 pub mod relay;
 pub mod terminal;

@@ -31,7 +31,7 @@ pub(super) fn find(options: &Options, name: &Reference) -> Result<Option<Said>> 
     Ok(Some(Said { list: endpoints(document.root(&parsed), name)? }))
 }
 
-/// `host_port_`, `host:port`, `_default`.
+/// `host_port_`, `host:port`, `_default`: containerd never looks for the bare name of a host that has a port.
 fn folders(base: &Path, registry: &str) -> Vec<PathBuf> {
     let spelled = match registry.rsplit_once(':') {
         Some((host, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => Some(format!("{host}_{port}_")),
@@ -75,7 +75,7 @@ fn address(text: &str) -> Option<Url> {
 }
 
 fn endpoint(url: &Url, values: Values<'_>, name: &Reference) -> Result<Endpoint> {
-    let approach = Approach::of_url(url);
+    let approach = Approach::of_url(url).named_as(name.registry());
     let api = api(url, values.is_on("override_path")?);
     let is_origin = is_origin(&approach, name.registry());
     Ok(Endpoint {

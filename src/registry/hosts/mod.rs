@@ -13,6 +13,7 @@ mod document;
 mod own;
 mod registries;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -190,6 +191,15 @@ impl Approach {
         Approach { authority: host, scheme: Some(scheme), ..Approach::of_registry(&registry) }
     }
 
+    /// The same by the name of references to `registry`, if that is this host: its port may be spelled out there.
+    fn named_as(self, registry: &str) -> Approach {
+        let port = if self.scheme == Some("http") { 80 } else { 443 };
+        match format!("{}:{port}", self.authority) == registry {
+            true => Approach { registry: registry.into(), authority: registry.into(), ..self },
+            false => self,
+        }
+    }
+
     /// Whether this is the host that references name `registry`.
     fn is_of(&self, registry: &str) -> bool {
         self.registry == registry
@@ -203,6 +213,19 @@ pub(super) struct Hosts {
     pub list: Vec<Endpoint>,
     /// The registry that the name says, wherever the configuration sends readers.
     pub itself: Approach,
+}
+
+/// What is said of connections to hosts, each as `host` or `host:port`.
+pub(super) type Manners = BTreeMap<String, Manner>;
+
+impl Hosts {
+    /// What is said of connections to these hosts, wherever one of them leads to another. It is said for this image alone:
+    /// another registry may say something else of the same host.
+    pub(super) fn manners(&self) -> Manners {
+        let approaches = self.list.iter().map(|endpoint| &endpoint.approach).chain([&self.itself]);
+        let said = approaches.filter(|approach| approach.manner != Manner::default());
+        said.map(|approach| (approach.authority.clone(), approach.manner.clone())).collect()
+    }
 }
 
 /// What one file says of an image.
@@ -275,7 +298,9 @@ fn parse_location(text: &str) -> Option<(String, String)> {
     let (host, path) = text.split_once('/').unwrap_or((text, ""));
     let is_host =
         !host.is_empty() && Url::parse(&format!("https://{host}/")).is_ok_and(|url| url.username().is_empty());
-    is_host.then(|| (host.to_owned(), path.trim_matches('/').to_owned()))
+    // A prefix without a port also covers names with one, as in containers/image: then the port ends up here.
+    let is_path = !path.contains(':');
+    (is_host && is_path).then(|| (host.to_owned(), path.trim_matches('/').to_owned()))
 }
 
 /// `blocked`: nothing is asked for `name`.

@@ -82,6 +82,24 @@ fn the_longest_prefix_of_registries_conf_wins_and_its_location_replaces_it() {
 }
 
 #[test]
+fn a_prefix_with_a_port_is_for_names_that_have_it_also_where_it_is_the_usual_one() {
+    let table = |location: &str| {
+        let mirror = "[[registry.mirror]]\nlocation = 'm.test:5000/hub'\n";
+        Machine::new().with(REGISTRIES, &format!("[[registry]]\nlocation = '{location}'\n{mirror}"))
+    };
+    let first = |machine: &Machine, name: &str| machine.urls(name).remove(0);
+    let with = table("r.test:443/x");
+    assert_eq!(first(&with, "r.test:443/x/y:1"), "https://m.test:5000/v2/hub/y");
+    assert_eq!(first(&with, "r.test/x/y:1"), "https://r.test/v2/x/y");
+    let without = table("r.test/x");
+    assert_eq!(first(&without, "r.test/x/y:1"), "https://m.test:5000/v2/hub/y");
+    assert_eq!(first(&without, "r.test:443/x/y:1"), "https://r.test:443/v2/x/y");
+    // skopeo replaces the host here and keeps the port, and finds that this is no name.
+    let error = table("r.test").error("r.test:443/x/y:1");
+    assert!(error.contains("\"m.test:5000/hub\" is no location of an image"), "{error}");
+}
+
+#[test]
 fn a_prefix_may_name_one_tag_or_digest() {
     let machine = Machine::new().with(REGISTRIES, "[[registry]]\nprefix = 'r.test/m:1'\nlocation = 'h.test/n'\n");
     assert_eq!(machine.urls("r.test/m:1"), ["https://h.test/v2/n"]);

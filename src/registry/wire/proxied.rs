@@ -26,6 +26,7 @@ type Stream = MaybeHttpsStream<TokioIo<Socket>>;
 #[derive(Clone)]
 pub(super) struct Ways {
     direct: Direct,
+    /// Whom proxies are trusted by.
     tls: Arc<rustls::ClientConfig>,
     proxies: Arc<Proxies>,
 }

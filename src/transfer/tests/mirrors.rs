@@ -8,11 +8,11 @@ use super::*;
 use crate::event::{Event, Observer};
 use crate::limit::{Limiter, Precedence, Timetable};
 
-const MB: u64 = 1_000_000;
+pub(super) const MB: u64 = 1_000_000;
 
 /// How a host behaves.
 #[derive(Clone, Copy, PartialEq)]
-enum Manner {
+pub(super) enum Manner {
     Honest,
     /// Every byte is wrong.
     Wrong,
@@ -24,24 +24,26 @@ enum Manner {
     Dies(u64),
     /// After so many bytes in all it brings 100 kB/s.
     Drops(u64),
+    /// It takes a minute to answer.
+    Thinks,
     /// It asks for a pause of a minute after so many bytes.
     Busy(u64),
 }
 
 /// A host with a line of its own.
-struct Host {
+pub(super) struct Host {
     name: &'static str,
     provenance: Provenance,
     manner: Manner,
     rate: u64,
     content: Arc<Registry>,
     sent: AtomicU64,
-    requests: AtomicU64,
+    pub(super) requests: AtomicU64,
     next: Mutex<Instant>,
 }
 
 impl Host {
-    fn new(name: &'static str, rate: u64, manner: Manner) -> Host {
+    pub(super) fn new(name: &'static str, rate: u64, manner: Manner) -> Host {
         let provenance = if name == "registry" { Provenance::Registry } else { Provenance::Mirror };
         let (sent, requests, next) = (AtomicU64::new(0), AtomicU64::new(0), Mutex::new(Instant::now()));
         Host { name, provenance, manner, rate, content: Arc::default(), sent, requests, next }
@@ -100,7 +102,8 @@ impl Origin for BlobOf {
     async fn open(&self, range: Range<u64>) -> Result<Body> {
         let host = Arc::clone(&self.0);
         host.requests.fetch_add(1, Ordering::Relaxed);
-        tokio::time::sleep(Duration::from_millis(10)).await;
+        let thinks = host.manner == Manner::Thinks;
+        tokio::time::sleep(if thinks { Duration::from_secs(60) } else { Duration::from_millis(10) }).await;
         if let Some(error) = host.refusal() {
             return Err(error);
         }
@@ -158,24 +161,24 @@ impl Observer for Seen {
 }
 
 /// What became of a pull.
-struct Ended {
-    report: Report,
-    time: Duration,
+pub(super) struct Ended {
+    pub(super) report: Report,
+    pub(super) time: Duration,
     seen: Arc<Seen>,
-    hosts: Vec<Arc<Host>>,
+    pub(super) hosts: Vec<Arc<Host>>,
 }
 
 impl Ended {
-    fn sent(&self, host: usize) -> u64 {
+    pub(super) fn sent(&self, host: usize) -> u64 {
         self.hosts[host].sent.load(Ordering::Relaxed)
     }
 
-    fn left(&self) -> Vec<&str> {
+    pub(super) fn left(&self) -> Vec<&str> {
         self.report.left.keys().map(String::as_str).collect()
     }
 
     /// What the report says is what happened, and every host that was left was named when it was.
-    fn soundly(self) -> Ended {
+    pub(super) fn soundly(self) -> Ended {
         assert!(self.report.images.iter().all(|image| image.result.is_ok()), "{:?}", self.report);
         assert_adds_up(&self.report);
         assert_eq!(self.report.hosts.values().sum::<u64>(), self.report.moved);
@@ -197,6 +200,11 @@ async fn pull_from(hosts: Vec<Host>, layers: &[usize]) -> Ended {
 
 /// The same where the engine knows of a limit; the lines of the hosts are not slowed down by it.
 async fn pull_within(hosts: Vec<Host>, layers: &[usize], limiter: Limiter) -> Ended {
+    bring(hosts, layers, limiter, Arc::new(In(Arc::default()))).await
+}
+
+/// The same to any place.
+pub(super) async fn bring(hosts: Vec<Host>, layers: &[usize], limiter: Limiter, sink: Arc<dyn Sink>) -> Ended {
     let mut content = Registry::default();
     for (number, size) in layers.iter().enumerate() {
         let layer = content.blob(*size, number as u8);
@@ -205,8 +213,7 @@ async fn pull_within(hosts: Vec<Host>, layers: &[usize], limiter: Limiter) -> En
     let content = Arc::new(content);
     let hosts: Vec<Arc<Host>> =
         hosts.into_iter().map(|host| Arc::new(Host { content: Arc::clone(&content), ..host })).collect();
-    let (seen, store) = (Arc::new(Seen::default()), Arc::new(Memory::default()));
-    let sink: Arc<dyn Sink> = Arc::new(In(store));
+    let seen = Arc::new(Seen::default());
     let mut transfer = transfer();
     transfer.settings.streams = 2;
     transfer.settings.limiter = limiter;
@@ -223,11 +230,11 @@ async fn pull_within(hosts: Vec<Host>, layers: &[usize], limiter: Limiter) -> En
     Ended { report, time: began.elapsed(), seen, hosts }
 }
 
-fn mirror(name: &'static str, manner: Manner) -> Host {
+pub(super) fn mirror(name: &'static str, manner: Manner) -> Host {
     Host::new(name, 10 * MB, manner)
 }
 
-fn registry() -> Host {
+pub(super) fn registry() -> Host {
     Host::new("registry", 10 * MB, Manner::Honest)
 }
 

@@ -18,7 +18,7 @@ enum Meets {
 
 /// The repositories of a registry.
 #[derive(Default)]
-struct Far {
+pub(super) struct Far {
     blobs: Mutex<HashMap<(String, Digest), Bytes>>,
     manifests: Mutex<Vec<Digest>>,
     tags: Mutex<HashMap<String, Descriptor>>,
@@ -29,9 +29,18 @@ struct Far {
     saved: Mutex<HashMap<Digest, Vec<u8>>>,
     asked: Mutex<Vec<String>>,
     mounts: bool,
+    /// What an upload takes, in bytes a second.
+    rate: Option<u64>,
 }
 
-struct Repository(Arc<Far>, &'static str);
+impl Far {
+    /// One whose uploads take so many bytes a second.
+    pub(super) fn taking(rate: u64) -> Far {
+        Far { rate: Some(rate), ..Far::default() }
+    }
+}
+
+pub(super) struct Repository(pub(super) Arc<Far>, pub(super) &'static str);
 
 #[async_trait]
 impl Sink for Repository {
@@ -96,6 +105,9 @@ impl Upload for Sending {
     }
     async fn write(&self, piece: Bytes) -> Result<()> {
         *lock(&self.far.taken) += piece.len() as u64;
+        if let Some(rate) = self.far.rate {
+            tokio::time::sleep(Duration::from_secs_f64(piece.len() as f64 / rate as f64)).await;
+        }
         lock(&self.bytes).extend_from_slice(&piece);
         let there = self.offset();
         match self.meets(|meets| matches!(meets, Meets::Cut(at, _) if at <= there)) {
@@ -227,6 +239,16 @@ async fn a_cut_source_is_mended_without_the_upload() {
     assert_eq!(*lock(&scene.far.taken), SIZE + 10);
     assert_eq!(report.causes, BTreeMap::from([(Cause::RangeIgnored, 20_000)]));
     assert_adds_up(&report);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_source_that_sends_a_byte_now_and_then_is_asked_anew() {
+    let scene = scene(&[], &[super::Meets::Drip(100)]);
+    let report = scene.send(&["x"]).await;
+    assert!(report.images[0].result.is_ok() && scene.has("x"));
+    assert!(report.elapsed < Duration::from_secs(25), "{:?}", report.elapsed);
+    assert_eq!(scene.near.asked_for(&scene.layer).len(), 2);
+    assert_eq!((report.moved, report.causes.len()), (SIZE + 10, 0));
 }
 
 #[tokio::test(start_paused = true)]
