@@ -73,7 +73,7 @@ fn a_verified_layer_survives_the_kill_and_is_not_asked_for_again() {
     let image = Image::build().layer(done.clone()).layer(held.clone()).finish();
     let scene = Scene::with(&image);
     let running = scene.pull_until(scene.pull().args(["--streams", "1"]), &held, 4 * MIB, 4 * MIB);
-    super::scene::until("the small layer is there", || scene.path(done.digest()).exists());
+    support::until("the small layer is there", || scene.path(done.digest()).exists());
     running.kill();
     let from = scene.registry.requests().len();
     scene.registry.behave();
