@@ -60,7 +60,7 @@ fn waiting_for_the_limit_is_neither_a_stall_nor_a_failure() {
     let folders: Vec<TempDir> = (0..3).map(|_| home()).collect();
     let file = folders[0].path().join("limit");
     let began = Instant::now();
-    let patience = ["--stall-timeout", "1s", "--retries", "0", "--bwlimit", "60k", "--limit-file"];
+    let patience = ["--stall-timeout", "3s", "--retries", "0", "--bwlimit", "60k", "--limit-file"];
     let runs: Vec<_> = folders.iter().map(|home| pull(home, &patience).arg(&file).arg(&name).spawn()).collect();
     for run in runs {
         run.wait().success();
@@ -93,10 +93,10 @@ fn registry_of_another_image() -> (Registry, String) {
 fn a_timetable_changes_while_a_transfer_runs() {
     let (_registry, name, _) = registry(&[4_000_000]);
     let home = home();
+    let began = Instant::now();
     let text =
         |ahead: i64| (jiff::Timestamp::now() + jiff::SignedDuration::from_secs(ahead)).strftime("%H:%M:%S").to_string();
     let table = format!("{},100k {},off", text(-60), text(3));
-    let began = Instant::now();
     pull(&home, &["--bwlimit", &table, &name]).env("TZ", "UTC").run().success();
     // At the first rate it would take 40 s; what is free takes no time.
     let elapsed = began.elapsed();

@@ -6,6 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use serde_json::Value;
 use support::command::Layerpull;
 use support::images::Image;
+use support::peers::Closed;
 use support::registry::Registry;
 use tempfile::TempDir;
 
@@ -115,8 +116,8 @@ fn a_full_standard_output_is_named() {
 
 #[test]
 fn a_list_that_cannot_be_asked_for_promises_nothing() {
-    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    for words in [vec!["catalog".to_owned(), free.to_string()], vec!["tags".to_owned(), format!("{free}/x")]] {
+    let closed = Closed::port();
+    for words in [vec!["catalog".to_owned(), closed.host()], vec!["tags".to_owned(), format!("{}/x", closed.host())]] {
         let output = Layerpull::new().args(&words).args(["--retries", "0"]).run().code(5);
         assert!(!output.stderr.contains("kept"), "{}", output.stderr);
     }

@@ -77,7 +77,7 @@ fn podman_takes_an_image_from_the_store_and_from_the_served_store() {
     assert_eq!(id.trim(), layerpull::oci::Digest::of(config.as_bytes()).hex());
 
     let server = Layerpull::new().arg("serve").store(store.path()).args(["--listen", "127.0.0.1:0"]).spawn();
-    let told = server.until_stderr("http://");
+    let told = server.until_stderr("\n");
     let host = told.split("http://").nth(1).unwrap().trim();
     let served = podman.run(["pull", "--quiet", "--tls-verify=false", &format!("{host}/nginx:1")]).ok();
     assert_eq!(served.trim(), id.trim());

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
-use support::command::{Layerpull, Output};
+use support::command::{Layerpull, Output, script};
 use support::images::{Blob, Image};
 use support::peers::DockerRegistry;
 use support::registry::{
@@ -240,11 +240,11 @@ fn an_identity_token_is_sent_to_its_realm_alone() {
 
 /// A helper that keeps what it is given in a file beside it, and a path that has it.
 fn helper(scene: &Scene) -> (PathBuf, String) {
-    let script = "#!/bin/sh\ncd \"$(dirname \"$0\")\"\ncase $1 in\nget) cat kept 2>/dev/null || { echo 'credentials not found in native keychain'; exit 1; } ;;\nstore) cat > kept ;;\nerase) rm -f kept ;;\nesac\n";
-    let program = scene.write("bin/docker-credential-canary", script);
-    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
-    let path = format!("{}:{}", scene.home.path().join("bin").display(), std::env::var("PATH").unwrap());
-    (scene.home.path().join("bin/kept"), path)
+    let text = "cd \"$(dirname \"$0\")\"\ncase $1 in\nget) cat kept 2>/dev/null || { echo 'credentials not found in native keychain'; exit 1; } ;;\nstore) cat > kept ;;\nerase) rm -f kept ;;\nesac";
+    let folder = scene.home.path().join("bin");
+    fs::create_dir(&folder).unwrap();
+    script(&folder.join("docker-credential-canary"), text);
+    (folder.join("kept"), format!("{}:{}", folder.display(), std::env::var("PATH").unwrap()))
 }
 
 #[test]

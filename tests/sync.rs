@@ -1,7 +1,6 @@
 //! Mirrors by files: one plan, what is there already, what fails alone, and what `--delete` dares.
 
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use support::command::{Layerpull, Output};
@@ -370,11 +369,7 @@ fn a_mirror_that_is_killed_goes_on_without_what_is_done() {
     scene.source.rule(When::blob(slow.digest()), Times::Once, Fault::StallAfter(1000, Stall::Ever));
     let file = scene.file(&[("db", ""), ("web", "")]);
     let running = Layerpull::new().home(scene.folder.path()).args(["sync", "-c"]).arg(&file).spawn();
-    let deadline = Instant::now() + Duration::from_secs(60);
-    while scene.target.count("PUT", "/manifests/") < 2 {
-        assert!(Instant::now() < deadline, "the other images never came");
-        std::thread::yield_now();
-    }
+    support::until("the other images are there", || scene.target.count("PUT", "/manifests/") == 2);
     running.kill();
     let (before, held) = (scene.source.requests().blob_bytes(), scene.names("mirror/db"));
     assert_eq!(held, ["8"]);

@@ -21,8 +21,9 @@ const MARK: [u8; 16] = *b"layerpull-limit1";
 const SIZE: usize = 4096;
 const TIMES: usize = 64;
 
-/// How long another process may hold the lock: it holds it to look at the file once.
-const LOCK_TIME: Duration = Duration::from_millis(500);
+/// How long another process may hold the lock. It holds it to look at the file once, but a busy disk may let it wait when
+/// it makes the file; and whoever gives up has a limit of its own.
+const LOCK_TIME: Duration = Duration::from_secs(3);
 const LOCK_POLL: Duration = Duration::from_millis(5);
 
 /// A clock in a file.

@@ -151,7 +151,6 @@ pub(super) type SharedCredentials = Arc<Credentials>;
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt as _;
     use std::path::Path;
 
     use super::*;
@@ -176,8 +175,7 @@ mod tests {
     /// A helper of a name that only this test uses, found by its path in the variable of the test's own process.
     fn helper(folder: &Path, name: &str, script: &str) -> String {
         let path = folder.join(format!("docker-credential-{name}"));
-        write(&path, &format!("#!/bin/sh\n{script}\n"));
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+        support::command::script(&path, script);
         path.display().to_string()
     }
 

@@ -129,12 +129,12 @@ mod tests {
         });
         let limiter = Limiter::new(Timetable::parse("1M").unwrap(), Precedence::Equal);
         let environment = Environment::empty();
-        let options = Options { limiter, environment, stall: Duration::from_millis(500), ..Options::default() };
+        let options = Options { limiter, environment, stall: Duration::from_secs(2), ..Options::default() };
         let http = Http::new(Arc::new(options), Arc::new(Silent));
         let request =
             Request { method: Method::GET, url, headers: Default::default(), body: None, what: "x".to_owned() };
         assert!(http.send(request.clone()).await.unwrap().status().is_success());
-        let silent = tokio::time::timeout(Duration::from_secs(20), http.send(request)).await.expect("it is given up");
+        let silent = tokio::time::timeout(Duration::from_secs(60), http.send(request)).await.expect("it is given up");
         assert!(matches!(silent, Err(Error::Network { fault: Fault::Stalled(_), .. })));
         server.await.unwrap();
     }

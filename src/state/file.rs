@@ -14,9 +14,10 @@ use serde::{Deserialize, Serialize};
 const VERSION: u32 = 1;
 /// A larger file is not read.
 const MAX_FILE: u64 = 16 * 1024 * 1024;
-/// How long another process may hold the lock: it holds it for one change. Then there is a hint less.
-const LOCK_TIME: Duration = Duration::from_millis(500);
-const LOCK_POLL: Duration = Duration::from_millis(5);
+/// How long somebody else may hold the lock: for one change, which a busy disk may hold up. Then there is a hint less. It
+/// is less than what a run has for saving after a signal.
+const LOCK_TIME: Duration = Duration::from_millis(1500);
+const LOCK_POLL: Duration = Duration::from_millis(1);
 
 /// A file of hints.
 pub(super) struct StateFile {

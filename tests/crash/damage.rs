@@ -133,7 +133,7 @@ fn whoever_pulls_from_a_served_store_never_gets_damaged_bytes_as_whole() {
     let scene = pulled(&image);
     flip_silently(&scene, image.layer(0).digest(), 100_000);
     let server = scene.command("serve").args(["--listen", "127.0.0.1:0"]).spawn();
-    let told = server.until_stderr("http://");
+    let told = server.until_stderr("\n");
     let host = told.split("http://").nth(1).unwrap().trim();
     let (other, copy) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let name = format!("{host}/library/x:1");

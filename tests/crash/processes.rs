@@ -6,7 +6,7 @@ use serde_json::Value;
 use support::images::{Blob, Image};
 use support::registry::Registry;
 
-use super::scene::{KIB, MIB, Scene, assert_whole, is_manifest, until};
+use super::scene::{KIB, MIB, Scene, assert_whole, is_manifest};
 
 /// Names in the index of the store.
 fn names(scene: &Scene) -> BTreeSet<String> {
@@ -92,7 +92,7 @@ fn a_collection_waits_for_a_pull_and_takes_nothing_that_it_brings() {
     scene.command("rm").arg(&gone).run().success();
     let gate = super::scene::hold_blob(&scene, &held);
     let pull = scene.pull().spawn();
-    until("one layer is there without a name", || scene.path(done.digest()).exists());
+    support::until("one layer is there without a name", || scene.path(done.digest()).exists());
 
     let collection = scene.command("gc").arg("--all").spawn();
     collection.until_stderr("waiting for");

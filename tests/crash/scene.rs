@@ -1,7 +1,6 @@
 //! A registry with images, a store beside it, and what can be asserted of both.
 
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
 use layerpull::content::{Holding, Sink};
 use layerpull::oci::Digest;
@@ -13,8 +12,6 @@ use tempfile::TempDir;
 
 pub const KIB: u64 = 1 << 10;
 pub const MIB: u64 = 1 << 20;
-/// Longest wait for something that a command does.
-const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A registry on loopback, and a store to pull into.
 pub struct Scene {
@@ -72,7 +69,7 @@ impl Scene {
         let stall = Fault::StallAfter(bytes, Stall::Ever);
         self.registry.rule(When::blob(blob.digest()).get(), Times::Always, stall);
         let running = command.spawn();
-        until("the store has what was sent", || self.received(blob) >= total);
+        support::until("the store has what was sent", || self.received(blob) >= total);
         running
     }
 
@@ -142,16 +139,6 @@ fn length(request: &Request, size: u64) -> u64 {
 /// Whether it asks for the manifest by a tag.
 pub fn is_manifest(request: &Request) -> bool {
     matches!(request.kind, Kind::Manifest { .. })
-}
-
-/// Waits for something that nobody announces. Panics after a minute.
-#[track_caller]
-pub fn until(what: &str, condition: impl Fn() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    while !condition() {
-        assert!(Instant::now() < deadline, "never happened: {what}");
-        std::thread::yield_now();
-    }
 }
 
 fn block_on<T>(work: impl Future<Output = T>) -> T {

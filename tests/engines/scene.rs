@@ -3,14 +3,13 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::net::Shutdown;
-use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use serde_json::Value;
-use support::command::{Layerpull, Output};
+use support::command::{Layerpull, Output, script};
 use support::images::{Blob, Image};
 use support::peers::program;
 use tempfile::TempDir;
@@ -147,13 +146,11 @@ impl Counted {
         let dir = dir.join("programs");
         fs::create_dir_all(&dir).unwrap();
         let (real, at) = (program(name).display().to_string(), dir.display());
-        let script = format!(
-            "#!/bin/sh\ncase \" $* \" in\n*\" {verb} \"*)\n  if [ ! -e {at}/begun ]; then touch {at}/begun\n{before}\n  fi\n  \
-             tee {at}/part | {real} \"$@\"; code=$?\n  cat {at}/part >>{at}/sent; exit $code;;\n*) exec {real} \"$@\";;\nesac\n"
+        let text = format!(
+            "case \" $* \" in\n*\" {verb} \"*)\n  if [ ! -e {at}/begun ]; then touch {at}/begun\n{before}\n  fi\n  \
+             tee {at}/part | {real} \"$@\"; code=$?\n  cat {at}/part >>{at}/sent; exit $code;;\n*) exec {real} \"$@\";;\nesac"
         );
-        let path = dir.join(name);
-        fs::write(&path, script).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        script(&dir.join(name), &text);
         Counted { dir }
     }
 

@@ -10,13 +10,13 @@ fn registry() -> Registry {
     registry
 }
 
-fn ask(registry: &Registry, command: &str) -> Output {
+fn ask(registry: &Registry, command: &str, patience: &str) -> Output {
     let what = match command {
         "catalog" => registry.host(),
         "tags" => format!("{}/library/x", registry.host()),
         _ => registry.name("library/x", "1"),
     };
-    Layerpull::new().args([command, "--stall-timeout", "500ms", "--retries", "2", &what]).run()
+    Layerpull::new().args([command, "--stall-timeout", patience, "--retries", "2", &what]).run()
 }
 
 const COMMANDS: [&str; 6] = ["catalog", "tags", "digest", "manifest", "inspect", "layers"];
@@ -26,7 +26,7 @@ fn a_question_that_gets_no_answer_ends() {
     for command in COMMANDS {
         let registry = registry();
         registry.rule(When::any(), Times::Always, Fault::StallBeforeHead(Stall::Ever));
-        let output = ask(&registry, command).code(5);
+        let output = ask(&registry, command, "500ms").code(5);
         assert!(output.stderr.contains("nothing received for 0.5 s"), "{command}: {}", output.stderr);
         assert!(output.stdout.is_empty());
     }
@@ -37,7 +37,7 @@ fn a_question_that_fails_in_bursts_is_asked_again() {
     for command in COMMANDS {
         let registry = registry();
         registry.rule(When::any(), Times::Count(2), Fault::Reply(Reply::status(503)));
-        let output = ask(&registry, command).success();
+        let output = ask(&registry, command, "60s").success();
         assert!(!output.stdout.is_empty(), "{command}");
         assert_eq!(registry.requests().iter().filter(|r| r.status == 503).count(), 2, "{command}");
     }

@@ -10,9 +10,14 @@ use support::registry::{Registry, Requests};
 use tempfile::TempDir;
 
 pub const MIB: u64 = 1 << 20;
-/// How a pull is set up where a test does not say otherwise: little patience, and everything that happens as JSON.
-const HASTE: [(&str, &str); 3] =
-    [("LAYERPULL_STALL_TIMEOUT", "500ms"), ("LAYERPULL_RETRIES", "2"), ("LAYERPULL_PROGRESS", "json")];
+/// How a pull is set up where a test does not say otherwise: few retries, everything that happens as JSON, and so much
+/// patience that nothing which a busy machine does slowly stands still.
+const USUAL: [(&str, &str); 3] =
+    [("LAYERPULL_STALL_TIMEOUT", "60s"), ("LAYERPULL_RETRIES", "2"), ("LAYERPULL_PROGRESS", "json")];
+/// For what stands still: long enough that nothing else is taken for it.
+pub const HASTE: [&str; 2] = ["--stall-timeout", "3s"];
+/// What is said of it then.
+pub const STILL: &str = "nothing received for 3 s";
 
 /// A registry that holds one image as `library/x:1`, and a store to pull it into.
 pub struct Pull {
@@ -53,7 +58,7 @@ impl Pull {
     /// A pull of another name into the same store.
     pub fn command_of(&self, name: &str) -> Layerpull {
         let command = Layerpull::new().arg("pull").store(self.store()).arg(name);
-        HASTE.into_iter().fold(command, |command, (name, value)| command.env(name, value))
+        USUAL.into_iter().fold(command, |command, (name, value)| command.env(name, value))
     }
 
     pub fn run(&self) -> Pulled {

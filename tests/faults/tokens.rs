@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use support::images::{Blob, Content, Image};
-use support::registry::{Auth, Bearer, Cut, Elsewhere, Fault, Lifetime, Registry, Reply, Stall, Times, When};
+use support::peers::Closed;
+use support::registry::{Auth, Bearer, Cut, Elsewhere, Fault, Gate, Lifetime, Registry, Reply, Stall, Times, When};
 
-use crate::pulled::{MIB, Pull, Pulled};
+use crate::pulled::{HASTE, MIB, Pull, Pulled, STILL};
 
 fn tokens(bearer: Bearer) -> Pull {
     let layers = (1..=6).map(|seed| Blob::noise(seed, 100_000 + seed));
@@ -39,15 +40,18 @@ fn a_token_of_one_request_is_asked_for_as_often_as_it_takes() {
 
 #[test]
 fn a_token_of_one_second_is_renewed_in_the_middle() {
-    let pull = tokens(Bearer { lifetime: Lifetime::For(Duration::from_secs(1)), ..Bearer::default() });
-    let layer = pull.image.layer(5).digest();
+    let pull = tokens(Bearer { lifetime: Lifetime::Stated(Duration::from_secs(1)), ..Bearer::default() });
+    let (layer, gate) = (pull.image.layer(5).digest(), Gate::default());
     // The transfer stands still until the token has ended, then breaks.
-    let late = Fault::All(vec![
-        Fault::StallAfter(50_000, Stall::For(Duration::from_millis(1100))),
-        Fault::CutAfter(60_000, Cut::Fin),
-    ]);
+    let late =
+        Fault::All(vec![Fault::StallAfter(50_000, Stall::Until(gate.clone())), Fault::CutAfter(60_000, Cut::Fin)]);
     pull.registry.rule(When::blob(layer).from_start(), Times::Once, late);
-    let pulled = pull.run_with(&["--stall-timeout", "20s"]).code(0).lost_nothing();
+    let running = pull.command().spawn();
+    let others: u64 = pull.image.size() - pull.image.layer(5).size();
+    pull.registry.wait_until("the other blobs are sent", |r| r.blob_bytes() == others + 50_000);
+    pull.registry.revoke_tokens();
+    gate.open();
+    let pulled = Pulled { output: running.wait(), requests: pull.registry.requests() }.code(0).lost_nothing();
     pull.assert_whole();
     assert_eq!(pulled.requests.ranges(layer).last(), Some(&Some(format!("bytes=60000-{}", 100_006 - 1))));
     assert_eq!(pulled.sent(pull.image.layer(5)), 100_006);
@@ -59,13 +63,13 @@ fn a_token_that_is_revoked_in_the_middle_keeps_the_offset() {
     let pull = Pull::of_layer(3 * MIB);
     pull.registry.require(Auth::token("ann", "canary-password"));
     let layer = pull.layer().digest();
-    let gate = support::registry::Gate::default();
+    let gate = Gate::default();
     let cut = Fault::All(vec![
         Fault::StallAfter(2 * MIB, Stall::Until(gate.clone())),
         Fault::CutAfter(2 * MIB + 1000, Cut::Fin),
     ]);
     pull.registry.rule(When::blob(layer).from_start(), Times::Once, cut);
-    let running = pull.command().args(["--creds", "ann:canary-password", "--stall-timeout", "20s"]).spawn();
+    let running = pull.command().args(["--creds", "ann:canary-password"]).spawn();
     pull.registry.wait_until("half of the layer and all of the configuration are sent", |r| {
         let config = r.blob_gets(pull.image.config().digest());
         r.bytes_sent_for(layer) == 2 * MIB && config.iter().any(|get| get.ended)
@@ -96,7 +100,7 @@ fn a_token_service_that_fails_in_bursts_is_outlasted() {
     ] {
         let pull = tokens(Bearer::default());
         pull.registry.rule(When::tokens(), Times::Count(2), fault.clone());
-        let pulled = pull.run().code(0).lost_nothing();
+        let pulled = pull.run_with(&HASTE).code(0).lost_nothing();
         pull.assert_whole();
         assert_eq!((pulled.requests.tokens().len(), pulled.retries()), (3, 2), "{fault:?}");
     }
@@ -106,8 +110,8 @@ fn a_token_service_that_fails_in_bursts_is_outlasted() {
 fn a_token_service_that_never_answers_ends_the_pull() {
     let cases = [
         (Fault::CutBeforeHead(Cut::Fin), 5, 3, "connection"),
-        (Fault::StallBeforeHead(Stall::Ever), 5, 3, "nothing received for 0.5 s"),
-        (Fault::StallAfter(3, Stall::Ever), 5, 3, "nothing received for 0.5 s"),
+        (Fault::StallBeforeHead(Stall::Ever), 5, 3, STILL),
+        (Fault::StallAfter(3, Stall::Ever), 5, 3, STILL),
         (Fault::Reply(Reply::error(503, "UNAVAILABLE", "no backend")), 5, 3, "UNAVAILABLE: no backend"),
         (Fault::Reply(Reply::error(429, "TOOMANY", "later").header("retry-after", 3600)), 5, 1, "asks to wait 3600 s"),
         (Fault::Reply(Reply::status(200).body("{}")), 5, 3, "the answer holds no token"),
@@ -120,7 +124,7 @@ fn a_token_service_that_never_answers_ends_the_pull() {
     for (fault, code, requests, message) in cases {
         let pull = tokens(Bearer::default());
         pull.registry.rule(When::tokens(), Times::Always, fault.clone());
-        let pulled = pull.run().code(code).says(&["a token for repository:library/x:pull", message]);
+        let pulled = pull.run_with(&HASTE).code(code).says(&["a token for repository:library/x:pull", message]);
         assert_eq!(pulled.requests.tokens().len(), requests, "{fault:?}");
         assert_eq!(pulled.requests.blob_bytes(), 0);
         assert!(pulled.requests.tokens().iter().all(|r| r.sent < 32 << 20), "{fault:?}");
@@ -130,9 +134,10 @@ fn a_token_service_that_never_answers_ends_the_pull() {
 
 #[test]
 fn a_token_service_that_is_gone_is_named() {
-    let gone = Registry::start().host();
-    let pull = tokens(Bearer { realm: Some(format!("http://{gone}/token")), ..Bearer::default() });
-    let pulled = pull.run().code(5).says(&[&gone, "a token for", "cannot connect", "run the same command again"]);
+    let gone = Closed::port();
+    let pull = tokens(Bearer { realm: Some(format!("http://{}/token", gone.host())), ..Bearer::default() });
+    let pulled =
+        pull.run().code(5).says(&[&gone.host(), "a token for", "cannot connect", "run the same command again"]);
     assert_eq!(pulled.retries(), 2);
 }
 

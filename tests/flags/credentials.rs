@@ -2,7 +2,6 @@
 
 use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader, Read as _};
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::time::Duration;
@@ -11,7 +10,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use rustix::process::Signal;
 use serde_json::{Value, json};
-use support::command::Layerpull;
+use support::command::{Layerpull, script};
 use support::registry::{Auth, Fault, Registry, Reply, Times, When};
 use tempfile::TempDir;
 
@@ -86,14 +85,13 @@ impl Helpers<'_> {
         log.lines().map(str::to_owned).collect()
     }
 
-    /// `docker-credential-NAME`: logs its name, the action and the key, then goes on as `script`.
-    fn add(&self, name: &str, script: &str) -> &Self {
+    /// `docker-credential-NAME`: logs its name, the action and the key, then goes on as `text`.
+    fn add(&self, name: &str, text: &str) -> &Self {
         fs::create_dir_all(self.folder()).unwrap();
         let path = self.folder().join(format!("docker-credential-{name}"));
         let log = self.folder().join("log");
-        let text = format!("#!/bin/sh\nkey=$(cat)\necho \"{name} $1 $key\" >> {}\n{script}\n", log.display());
-        fs::write(&path, text).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        let logged = format!("key=$(cat)\necho \"{name} $1 $key\" >> {}\n{text}", log.display());
+        script(&path, &logged);
         self
     }
 

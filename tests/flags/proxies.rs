@@ -4,7 +4,11 @@ use std::net::{Ipv4Addr, TcpListener};
 
 use support::command::Layerpull;
 use support::images::{Blob, Image};
+<<<<<<< HEAD
 use support::proxy::Proxy;
+=======
+use support::peers::Closed;
+>>>>>>> flake
 use support::registry::{Registry, basic};
 use tempfile::TempDir;
 
@@ -85,11 +89,8 @@ fn a_registry_on_loopback_is_asked_directly_whatever_the_proxy() {
 #[test]
 fn a_proxy_that_refuses_is_told_by_its_address_and_without_its_password() {
     let scene = Scene::of(&["registry.test"]);
-    let (there, gone) =
-        (TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap(), scene.run(&["digest", "registry.test/x"]));
-    let address = there.local_addr().unwrap();
-    drop(there);
-    let output = gone.env("ALL_PROXY", format!("http://ann:canary@{address}")).run().code(5);
+    let (closed, digest) = (Closed::port(), scene.run(&["digest", "registry.test/x"]));
+    let output = digest.env("ALL_PROXY", format!("http://ann:canary@{}", closed.host())).run().code(5);
     assert!(output.stderr.contains("registry.test"), "{}", output.stderr);
     assert!(!output.transcript().contains("canary"), "{}", output.stderr);
 }

@@ -13,6 +13,13 @@ fn ours(registry: &DockerRegistry, method: &str, part: &str) -> usize {
     log.iter().filter(|line| line.contains("layerpull/") && line.contains(&start) && line.contains(part)).count()
 }
 
+/// So many were answered. A registry logs a large answer when it has ended, which may be after it was read.
+#[track_caller]
+fn assert_ours(registry: &DockerRegistry, part: &str, expected: usize) {
+    support::until("every answer is logged", || ours(registry, "GET", part) >= expected);
+    assert_eq!(ours(registry, "GET", part), expected, "{part}");
+}
+
 #[test]
 fn a_cache_serves_what_hosts_toml_lets_it_serve() {
     let (registry, image) = (DockerRegistry::start(), image(3 * MIB));
@@ -28,8 +35,8 @@ fn a_cache_serves_what_hosts_toml_lets_it_serve() {
         assert_eq!(ours(&registry, "GET", "/v2/"), 0, "{capabilities}");
         assert_eq!((pulled.from(&cache.host()), pulled.from(&registry.host())), (image.size(), 0));
     }
-    assert_eq!(ours(&cache, "GET", "/blobs/"), 4);
-    assert_eq!(ours(&cache, "GET", &format!("ns={}", registry.host().replace(':', "%3A"))), 6);
+    assert_ours(&cache, "/blobs/", 4);
+    assert_ours(&cache, &format!("ns={}", registry.host().replace(':', "%3A")), 6);
 }
 
 #[test]
@@ -83,7 +90,7 @@ fn wrong_bytes_of_a_mirror_are_noticed_and_the_registry_is_asked() {
     scene.assert_whole(&image);
     assert!(pulled.left(&mirror.host()).unwrap().contains("wrong bytes"), "{}", pulled.0.transcript());
     assert_eq!(pulled.events("left")[0]["host"], mirror.host());
-    assert_eq!(ours(&registry, "GET", "/blobs/"), 1);
+    assert_ours(&registry, "/blobs/", 1);
     let spoiled = pulled.result()["run"]["causes"]["spoiled"].as_u64().unwrap();
     assert_eq!(spoiled, image.layer(0).size());
     scene.command(&["verify"]).run().success();

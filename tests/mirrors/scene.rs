@@ -47,7 +47,7 @@ impl Scene {
     /// A pull that tells everything as JSON.
     pub fn pull(&self, name: &str, words: &[&str]) -> Pulled {
         let command = self.command(&["pull", name, "--format", "json", "--progress", "json"]).args(words);
-        Pulled(command.env("LAYERPULL_STALL_TIMEOUT", "2s").env("LAYERPULL_RETRIES", "2").run())
+        Pulled(command.env("LAYERPULL_RETRIES", "2").run())
     }
 
     /// Every blob of the image is in the store as it should be.

@@ -28,15 +28,10 @@ fn partial_after_a_kill() {
     let gate = Gate::default();
     let stall = Fault::StallAfter(2 * MIB, Stall::Until(gate.clone()));
     scene.registry.rule(When::blob(image.layer(0).digest()).get(), Times::Once, stall);
-    let running = scene.command(&["pull", "--stall-timeout", "1m", &scene.name(0)]).spawn();
-    let here = || {
-        let plan = scene.json(&["plan", "pull", &scene.name(0)]).remove(0);
-        number(&plan, "held")
-    };
-    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
-    while here() < 2 * MIB {
-        assert!(std::time::Instant::now() < deadline, "the first bytes never came");
-    }
+    let running = scene.command(&["pull", "--stall-timeout", "2m", &scene.name(0)]).spawn();
+    support::until("the first bytes are here", || {
+        number(&scene.json(&["plan", "pull", &scene.name(0)]).remove(0), "held") >= 2 * MIB
+    });
     running.signal(Signal::KILL);
     running.wait();
     gate.open();
@@ -63,7 +58,9 @@ fn faults_are_listed_to_the_byte() {
         if what == "no ranges" {
             scene.registry.rule(When::blob(image.layer(0).digest()).get(), Times::Always, Fault::IgnoreRange);
         }
-        let run = scene.planned_and_done(&["pull", &scene.name(0)]);
+        // Only what is to stand still shall be taken for it.
+        let patience = if what == "stall" { "3s" } else { "1m" };
+        let run = scene.planned_and_done(&["pull", "--stall-timeout", patience, &scene.name(0)]);
         let causes: Vec<&String> = run["causes"].as_object().unwrap().keys().collect();
         assert_eq!(causes, expected, "{what}: {run}");
         assert_whole(&scene.store(), &image);
@@ -121,18 +118,12 @@ fn an_upload_that_the_registry_loses_is_a_cause() {
     let stall = Fault::StallAfter(8 * MIB, Stall::Until(gate.clone()));
     scene.registry.rule(When::blob(image.layer(0).digest()).get(), Times::Once, stall);
     let to = format!("{}/a:1", target.host());
-    let words = ["copy", "--stall-timeout", "1m", "--format", "json", &scene.name(0), &to];
+    let words = ["copy", "--stall-timeout", "2m", "--format", "json", &scene.name(0), &to];
     let running = scene.command(&words).spawn();
     let uploads = target.data().join("docker/registry/v2/repositories/a/_uploads");
-    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
-    while largest(&uploads) < 2 * MIB {
-        assert!(std::time::Instant::now() < deadline, "the upload never began");
-        std::thread::yield_now();
-    }
+    support::until("the upload has begun", || largest(&uploads) >= 2 * MIB);
     // The registry may be making another file there at this moment.
-    while std::fs::remove_dir_all(&uploads).is_err() && uploads.exists() {
-        assert!(std::time::Instant::now() < deadline, "the uploads cannot be removed");
-    }
+    support::until("the upload is gone", || std::fs::remove_dir_all(&uploads).is_ok() || !uploads.exists());
     gate.open();
     let output = running.wait().success();
     let run = crate::scene::objects(&output)[0]["run"].clone();

@@ -42,8 +42,8 @@ impl Scene {
     pub fn command(&self, words: &[&str]) -> Layerpull {
         let home = self.folder.path().join("home");
         std::fs::create_dir_all(&home).unwrap();
-        let quick = Layerpull::new().env("LAYERPULL_STALL_TIMEOUT", "500ms").env("LAYERPULL_RETRIES", "2");
-        quick.env("LAYERPULL_HOST_ROOT", self.host()).home(&home).args(words).store(&self.store())
+        let command = Layerpull::new().env("LAYERPULL_RETRIES", "2").env("LAYERPULL_HOST_ROOT", self.host());
+        command.home(&home).args(words).store(&self.store())
     }
 
     /// What the command says of its images, one object each.

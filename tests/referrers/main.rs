@@ -88,7 +88,7 @@ fn digests(index: &Value) -> Vec<String> {
 fn serve(store: &std::path::Path) -> (Running, String) {
     let words = ["serve", "--writable", "--no-auth", "--listen", "127.0.0.1:0"];
     let running = Layerpull::new().args(words).store(store).spawn();
-    let said = running.until_stderr("on http://127.0.0.1:");
+    let said = running.until_stderr("\n");
     let host = said.split("http://").nth(1).unwrap().split_whitespace().next().unwrap().to_owned();
     (running, host)
 }

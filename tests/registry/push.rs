@@ -125,7 +125,7 @@ async fn wrong_bytes_end_the_session_at_the_registry() {
         write(&*upload, &blob, length).await.unwrap();
         upload.commit().await.unwrap();
     }
-    let deleted = server.access_log().into_iter().filter(|line| line.contains("\"DELETE ")).collect::<Vec<_>>();
+    let deleted = server.settled_log().into_iter().filter(|line| line.contains("\"DELETE ")).collect::<Vec<_>>();
     assert!(deleted.len() == 2 && deleted.iter().all(|line| line.contains("\" 204 ")), "{deleted:?}");
 }
 

@@ -110,7 +110,7 @@ async fn nothing_is_collected_while_somebody_shares_the_store() {
     cancel.cancel();
     assert!(matches!(watched.collect(all_now(Effect::Remove)).await, Err(Error::Interrupted)));
     drop(shared);
-    assert_eq!(store.collect(brief).await.unwrap().blobs.len(), 1);
+    assert_eq!(store.collect(all_now(Effect::Remove)).await.unwrap().blobs.len(), 1);
 }
 
 #[tokio::test]

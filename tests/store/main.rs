@@ -57,7 +57,7 @@ fn platforms(texts: &[&str]) -> Option<Vec<Platform>> {
 }
 
 fn all_now(effect: Effect) -> Collect {
-    Collect { spare: Spare::Nothing, effect, patience: Duration::from_secs(1) }
+    Collect { spare: Spare::Nothing, effect, patience: Duration::from_secs(60) }
 }
 
 #[tokio::test]

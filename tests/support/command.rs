@@ -140,6 +140,20 @@ pub fn binary() -> PathBuf {
     folder.join(format!("layerpull{}", std::env::consts::EXE_SUFFIX))
 }
 
+/// Writes a program that a shell runs.
+///
+/// Another process writes it: the system runs no file that anybody has open for writing, and what we have open every
+/// process has that another test starts just then, until it becomes its program.
+pub fn script(path: &Path, text: &str) {
+    let mut install = Command::new("install");
+    install.args(["-m", "755", "/dev/stdin"]).arg(path).stdin(Stdio::piped());
+    let mut child = install.spawn().expect("`install` is on every system");
+    let mut stdin = child.stdin.take().expect("stdin is a pipe");
+    stdin.write_all(format!("#!/bin/sh\n{text}\n").as_bytes()).expect("it reads");
+    drop(stdin);
+    assert!(child.wait().expect("the process is ours").success(), "{} cannot be written", path.display());
+}
+
 /// What a pipe has given so far.
 struct Printed {
     bytes: Arc<(Mutex<Vec<u8>>, Condvar)>,

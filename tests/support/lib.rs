@@ -18,11 +18,19 @@ pub mod registry;
 pub mod relay;
 pub mod terminal;
 
+use std::time::{Duration, Instant};
+
+/// Longest wait for something that nobody announces.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Between two looks. Who looked all the time would take the time of those who are to act.
+const PAUSE: Duration = Duration::from_millis(2);
+
 /// Asks until `is_so`. Panics after a minute.
+#[track_caller]
 pub fn until(what: &str, is_so: impl Fn() -> bool) {
-    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    let deadline = Instant::now() + PATIENCE;
     while !is_so() {
-        assert!(std::time::Instant::now() < deadline, "never: {what}");
-        std::thread::yield_now();
+        assert!(Instant::now() < deadline, "never happened: {what}");
+        std::thread::sleep(PAUSE);
     }
 }

@@ -2,20 +2,22 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read as _, Write as _};
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, getsockname, socket_with};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 use crate::images::Image;
 
-/// Longest start of a server.
+/// Longest wait for a server.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The path of a program of the system. Panics, naming the package, when it is not installed.
@@ -107,6 +109,27 @@ pub fn free_port() -> u16 {
     listener.local_addr().expect("the listener's address").port()
 }
 
+/// An address of 127.0.0.1 where connections are refused, and where nobody begins to listen while this lives.
+pub struct Closed {
+    address: SocketAddr,
+    _taken: OwnedFd,
+}
+
+impl Closed {
+    /// A port that is taken, and not listened at.
+    pub fn port() -> Closed {
+        let taken = socket_with(AddressFamily::INET, SocketType::STREAM, SocketFlags::CLOEXEC, None).expect("a socket");
+        bind(&taken, &SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0)).expect("a free port on loopback");
+        let address = getsockname(&taken).expect("it is bound").try_into().expect("an address of the internet");
+        Closed { address, _taken: taken }
+    }
+
+    /// `127.0.0.1:PORT`.
+    pub fn host(&self) -> String {
+        self.address.to_string()
+    }
+}
+
 /// A server that is ours. Ended when dropped.
 pub(crate) struct Server {
     child: Child,
@@ -123,7 +146,11 @@ impl Server {
         follow(child.stdout.take().expect("a pipe"), log.clone(), ready, sender.clone());
         follow(child.stderr.take().expect("a pipe"), log.clone(), ready, sender);
         let server = Server { child, log };
-        started.recv_timeout(PATIENCE).ok().map(|()| server)
+        if started.recv_timeout(PATIENCE).is_ok() {
+            return Some(server);
+        }
+        eprintln!("{:?} did not start:\n{}", command.get_program(), server.log.lock().expect("the log").join("\n"));
+        None
     }
 }
 
@@ -240,11 +267,7 @@ impl DockerRegistry {
         let mut stream = TcpStream::connect(self.host()).expect("the registry accepts");
         write!(stream, "GET {mark} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").expect("it reads");
         stream.read_to_end(&mut Vec::new()).expect("it answers");
-        let deadline = Instant::now() + Duration::from_secs(10);
-        while !self.access_log().iter().any(|line| line.contains(&mark)) {
-            assert!(Instant::now() < deadline, "the registry logged nothing of {mark}");
-            std::thread::yield_now();
-        }
+        crate::until("the mark is logged", || self.access_log().iter().any(|line| line.contains(&mark)));
         self.access_log().into_iter().filter(|line| !line.contains("/v2/mark-")).collect()
     }
 

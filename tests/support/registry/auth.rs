@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Mutex;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::json;
 
@@ -25,8 +25,8 @@ pub enum Auth {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Lifetime {
     Endless,
-    /// In real time, and stated as `expires_in`.
-    For(Duration),
+    /// This is stated as `expires_in`; its end comes when the test revokes it.
+    Stated(Duration),
     /// For so many requests, whatever `expires_in` says. Needs no clock.
     Requests(usize),
 }
@@ -84,7 +84,6 @@ struct State {
 
 struct Token {
     scopes: Vec<String>,
-    until: Option<Instant>,
     requests: Option<usize>,
 }
 
@@ -143,19 +142,15 @@ impl Tokens {
         if !bearer.admits(request) {
             return Reply::error(401, "UNAUTHORIZED", "incorrect username or password").into();
         }
-        let until = match bearer.lifetime {
-            Lifetime::For(life) => Some(Instant::now() + life),
-            _ => None,
-        };
         let requests = match bearer.lifetime {
             Lifetime::Requests(count) => Some(count),
             _ => None,
         };
         let token = format!("canary-bearer-{}-{}", self.port, state.issued);
         state.issued += 1;
-        state.live.insert(token.clone(), Token { scopes: scopes(request), until, requests });
+        state.live.insert(token.clone(), Token { scopes: scopes(request), requests });
         let mut body = json!({"token": token, "access_token": token});
-        if let Lifetime::For(life) = bearer.lifetime {
+        if let Lifetime::Stated(life) = bearer.lifetime {
             body["expires_in"] = json!(life.as_secs());
         }
         Reply::status(200).header("content-type", "application/json").body(body.to_string()).into()
@@ -187,9 +182,6 @@ fn scopes(request: &Request) -> Vec<String> {
 impl State {
     fn use_token(&mut self, token: &str, repository: Option<&str>) -> bool {
         let Some(token) = self.live.get_mut(token) else { return false };
-        if token.until.is_some_and(|until| Instant::now() >= until) {
-            return false;
-        }
         let opens = |name: &str| token.scopes.iter().any(|s| s.starts_with(&format!("repository:{name}:")));
         if !repository.is_none_or(opens) {
             return false;

@@ -1,7 +1,7 @@
 //! Misbehaviour as data.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use flate2::Compression;
@@ -282,6 +282,8 @@ pub enum Fault {
     Header(&'static str, String),
     /// This body instead, with the same status and headers but the length.
     Body(Content),
+    /// `Retry-After` with the date that is so far ahead when the answer is made; its fractions of a second are lost.
+    RetryAfterDate(Duration),
     /// Several at once, in this order.
     All(Vec<Fault>),
 }
@@ -313,6 +315,9 @@ impl Fault {
             Fault::ContentEncoding(name) => answer.set("content-encoding", name),
             Fault::Without(name) => answer.remove(name),
             Fault::Header(name, value) => answer.set(name, value),
+            Fault::RetryAfterDate(ahead) => {
+                answer.set("retry-after", &httpdate::fmt_http_date(SystemTime::now() + *ahead));
+            }
             Fault::Body(content) => {
                 (answer.range, answer.content) = (0..content.size(), content.clone());
             }
