@@ -140,7 +140,9 @@ impl Lane {
                 self.window.waited = Some((waited, way));
             }
         }
-        self.others.ours(observed.local, seen.moved);
+        if let Some(local) = observed.local {
+            self.others.ours(local, seen.moved);
+        }
         self.window.moved += seen.moved;
         self.window.lost += seen.lost;
         let gap = now - self.window.last.replace(now).unwrap_or(now);

@@ -3,6 +3,7 @@
 //! The counters of the interface, less what is ours, are others on this machine. Where they lose as much as we gain, we
 //! are in their way.
 
+use std::collections::HashMap;
 use std::fs;
 use std::net::IpAddr;
 use std::time::Duration;
@@ -24,12 +25,16 @@ const AT_MOST: f64 = 3.0;
 /// What is left after a look of what is known of others: half after six seconds.
 const FORGET: f64 = 0.966;
 
+/// Addresses of this machine that are told apart.
+const MOST_ADDRESSES: usize = 64;
+
 /// What others move in one direction, beside ourselves.
 #[derive(Default)]
 pub(super) struct Others {
-    /// The address whose interface is watched.
-    local: Option<IpAddr>,
+    /// The interface that is watched: the first that we use.
     name: Option<String>,
+    /// The interfaces of our addresses, as far as they are known.
+    names: HashMap<IpAddr, Option<String>>,
     /// When it was last looked, and at what count.
     last: Option<(Instant, u64)>,
     /// What we moved since.
@@ -51,12 +56,17 @@ pub(super) enum Fare {
 
 impl Others {
     /// Counts what we moved ourselves, from or to the address `local` of this machine.
-    pub(super) fn ours(&mut self, local: Option<IpAddr>, bytes: u64) {
-        if local.is_some() && local != self.local {
-            self.name = local.filter(|local| !local.is_loopback()).and_then(name_of);
-            *self = Others { local, name: self.name.take(), ..Others::default() };
+    pub(super) fn ours(&mut self, local: IpAddr, bytes: u64) {
+        if self.names.len() >= MOST_ADDRESSES && !self.names.contains_key(&local) {
+            return;
         }
-        self.ours += bytes;
+        let name = self.names.entry(local).or_insert_with(|| name_of(local).filter(|_| !local.is_loopback()));
+        if self.name.is_none() {
+            self.name.clone_from(name);
+        }
+        if self.name == *name {
+            self.ours += bytes;
+        }
     }
 
     /// What the interface has moved so far, when it is time to look.
@@ -111,10 +121,12 @@ mod tests {
 
     /// Looks once a second; gives how others fare with these amounts of ours and theirs.
     fn fares(seconds: &[(u64, u64)]) -> Vec<Fare> {
-        let (mut others, mut count, mut now) = (Others::default(), 0, Instant::now());
+        let (local, name) = (IpAddr::from([192, 0, 2, 1]), Some("eth0".to_owned()));
+        let mut others = Others { name: name.clone(), names: HashMap::from([(local, name)]), ..Others::default() };
+        let (mut count, mut now) = (0, Instant::now());
         others.look(count, now);
         let look = |(ours, theirs): &(u64, u64)| {
-            others.ours(None, *ours);
+            others.ours(local, *ours);
             count += ours + theirs;
             now += Duration::from_secs(1);
             others.look(count, now)
