@@ -1,14 +1,9 @@
 //! Registries behind a proxy.
 
-use std::net::{Ipv4Addr, TcpListener};
-
 use support::command::Layerpull;
 use support::images::{Blob, Image};
-<<<<<<< HEAD
-use support::proxy::Proxy;
-=======
 use support::peers::Closed;
->>>>>>> flake
+use support::proxy::Proxy;
 use support::registry::{Registry, basic};
 use tempfile::TempDir;
 
