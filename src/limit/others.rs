@@ -35,6 +35,8 @@ pub(super) struct Others {
     name: Option<String>,
     /// The interfaces of our addresses, as far as they are known.
     names: HashMap<IpAddr, Option<String>>,
+    /// When it is time to look again.
+    due: Option<Instant>,
     /// When it was last looked, and at what count.
     last: Option<(Instant, u64)>,
     /// What we moved since.
@@ -69,10 +71,10 @@ impl Others {
         }
     }
 
-    /// What the interface has moved so far, when it is time to look.
-    pub(super) fn count(&self, direction: Direction, now: Instant) -> Option<u64> {
-        let is_due = self.last.is_none_or(|(at, _)| now - at >= LOOK);
-        let name = self.name.as_deref().filter(|_| is_due)?;
+    /// What the interface has moved so far, when it is time to look. One that is gone is looked for no more often.
+    pub(super) fn count(&mut self, direction: Direction, now: Instant) -> Option<u64> {
+        let name = self.name.as_deref().filter(|_| self.due.is_none_or(|due| due <= now))?;
+        self.due = Some(now + LOOK);
         counted(&fs::read_to_string("/proc/self/net/dev").ok()?, name, direction)
     }
 
@@ -102,7 +104,13 @@ impl Others {
 /// The interface that has this address.
 fn name_of(local: IpAddr) -> Option<String> {
     let interfaces = if_addrs::get_if_addrs().ok()?;
-    interfaces.into_iter().find(|interface| interface.ip() == local.to_canonical()).map(|interface| interface.name)
+    let found = interfaces.into_iter().find(|interface| interface.ip() == local.to_canonical())?;
+    Some(without_label(&found.name).to_owned())
+}
+
+/// An address may have a label (`eth0:1`): then the system gives that for the name, in which there is never a colon.
+fn without_label(name: &str) -> &str {
+    name.split_once(':').map_or(name, |(interface, _)| interface)
 }
 
 /// The bytes of one interface in the text of /proc/net/dev (proc(5)): the first number behind its name came, the ninth
@@ -162,5 +170,16 @@ mod tests {
         assert_eq!(counted(text, "eth01", Direction::Up), Some(9));
         assert_eq!(counted(text, "wlan0", Direction::Up), None);
         assert_eq!(name_of(IpAddr::from([127, 0, 0, 1])).as_deref(), Some("lo"));
+        assert_eq!(["eth0", "eth0.5", "eth0:1"].map(without_label), ["eth0", "eth0.5", "eth0"]);
+    }
+
+    #[test]
+    fn an_interface_that_is_gone_is_looked_for_no_more_often_than_one_that_is_there() {
+        for name in ["lo", "none-such"] {
+            let (mut others, now) = (Others { name: Some(name.into()), ..Others::default() }, Instant::now());
+            assert_eq!(others.count(Direction::Down, now).is_some(), name == "lo");
+            let next = [LOOK / 2, LOOK].map(|later| (others.count(Direction::Down, now + later).is_some(), others.due));
+            assert_eq!(next, [(false, Some(now + LOOK)), (name == "lo", Some(now + 2 * LOOK))]);
+        }
     }
 }
