@@ -56,9 +56,10 @@ pub(super) struct Candidate {
     pub(super) brought: bool,
     /// Another one took the blob over from it when it brought so few bytes a second.
     crawled: Option<f64>,
-    /// A mirror failed so often without progress between, the last time then, and is not asked before.
+    /// A mirror failed so often without progress between, the last time then.
     failures: u32,
     last_failure: Option<Instant>,
+    /// It is not asked before.
     not_before: Option<Instant>,
 }
 
@@ -154,7 +155,7 @@ impl Blob {
     /// The origins that may be asked now: files of this machine before any network, mirrors before their registry unless
     /// that has to help, and addresses out of a manifest last. A mirror that has to rest gives way to the next.
     pub(super) fn usable(&self, now: Instant, must_rest: impl Fn(&str) -> bool) -> Vec<usize> {
-        let is_ready = |c: &Candidate| !c.is_mirror() || (c.is_rested(now) && !must_rest(c.origin.host()));
+        let is_ready = |c: &Candidate| c.is_rested(now) && !(c.is_mirror() && must_rest(c.origin.host()));
         let open = || self.origins.iter().enumerate().filter(|(_, c)| !c.left && is_ready(c));
         let best = open().map(|(_, candidate)| self.rank(candidate)).min();
         let usable: Vec<usize> =
@@ -185,10 +186,23 @@ impl Blob {
         passes
     }
 
-    /// Mirrors from which another origin took over when they brought less than `rate` bytes a second, and how much that was.
-    pub(super) fn crawlers(&self, rate: f64) -> Vec<(String, f64)> {
+    /// Has a mirror go on from which `origin` took over, until that one may be asked again. Returns whether there is one: it
+    /// crawls, but the other brings nothing.
+    pub(super) fn gives_back(&mut self, origin: usize, until: Instant) -> bool {
+        let gives = self.origins.iter().any(|c| c.is_mirror() && !c.left && c.crawled.is_some());
+        if gives {
+            self.origins[origin].not_before = Some(until);
+        }
+        gives
+    }
+
+    /// Mirrors other than `origin` from which another one took over when they brought less than `rate` bytes a second, and how
+    /// much that was.
+    pub(super) fn crawlers(&self, origin: usize, rate: f64) -> Vec<(String, f64)> {
         let known = |c: &Candidate| Some((c.origin.host().to_owned(), c.crawled.filter(|own| *own < rate)?));
-        self.origins.iter().filter(|c| c.is_mirror() && !c.left).filter_map(known).collect()
+        let own = self.host(origin);
+        let others = self.origins.iter().filter(|c| c.is_mirror() && !c.left && c.origin.host() != own);
+        others.filter_map(known).collect()
     }
 
     /// Whether mirrors that are not left yet brought some of its bytes.

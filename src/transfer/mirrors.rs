@@ -195,7 +195,7 @@ impl Run<'_> {
     /// Another host goes on where the one that a blob comes from brings next to nothing, at the byte that was reached. Where
     /// that one proves to be far faster, the first is left.
     fn take_over(&mut self, flow: &Flow, now: Instant) {
-        self.leave_crawlers(flow.blob, &flow.gauge, now);
+        self.leave_crawlers(flow.blob, flow.origin, &flow.gauge);
         if flow.rate < self.next_to_nothing()
             && is_slow(flow, now)
             && self.blobs[flow.blob].pass_over(flow.origin, flow.rate)
@@ -204,13 +204,13 @@ impl Run<'_> {
         }
     }
 
-    /// A connection that took over from others ended, or goes on: what it brought tells of those.
-    fn leave_crawlers(&mut self, i: usize, gauge: &Gauge, now: Instant) {
-        let proven = gauge.proven(now);
+    /// A connection to `origin`, which took over from others, ended, or goes on: what it brought tells of those.
+    fn leave_crawlers(&mut self, i: usize, origin: usize, gauge: &Gauge) {
+        let proven = gauge.proven(Instant::now());
         if gauge.came() < LEAST_SHARED || proven < NEXT_TO_NOTHING {
             return;
         }
-        for (host, own) in self.blobs[i].crawlers(CRAWLER * proven) {
+        for (host, own) in self.blobs[i].crawlers(origin, CRAWLER * proven) {
             self.leave_host(&host, &slower(own, proven));
         }
     }
@@ -221,7 +221,7 @@ impl Run<'_> {
         if gauge.is_telling(now) && gauge.came() >= TELLING {
             self.pace.learn(&host, gauge.rate(now));
         }
-        self.leave_crawlers(i, gauge, now);
+        self.leave_crawlers(i, origin, gauge);
     }
 
     /// Less than this, in bytes a second, is as good as nothing: where the user allows no more, it is not the mirrors that

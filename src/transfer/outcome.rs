@@ -268,7 +268,8 @@ impl Run<'_> {
                 }
                 let what = self.blobs[i].plan.descriptor.digest.to_string();
                 self.transfer.events.on(&Event::Retried { what, why: error.to_string(), wait });
-                if self.blobs[i].pause(now, wait) {
+                let goes_on = origin.is_some_and(|origin| self.blobs[i].gives_back(origin, now + wait));
+                if !goes_on && self.blobs[i].pause(now, wait) {
                     self.wait_again(i);
                 }
             }

@@ -24,6 +24,8 @@ pub(super) enum Manner {
     Dies(u64),
     /// After so many bytes in all it brings 100 kB/s.
     Drops(u64),
+    /// Until it sent so many bytes it brings 50 kB/s.
+    Recovers(u64),
     /// It takes a minute to answer.
     Thinks,
     /// It asks for a pause of a minute after so many bytes.
@@ -56,7 +58,11 @@ impl Host {
     /// Waits until the line has brought so many bytes more.
     async fn pass(&self, count: u64) {
         let sent = self.sent.load(Ordering::Relaxed);
-        let rate = if matches!(self.manner, Manner::Drops(after) if sent >= after) { 100_000 } else { self.rate };
+        let rate = match self.manner {
+            Manner::Drops(after) if sent >= after => 100_000,
+            Manner::Recovers(after) if sent < after => 50_000,
+            _ => self.rate,
+        };
         let turn = {
             let mut next = lock(&self.next);
             *next = (*next).max(Instant::now()) + Duration::from_secs_f64(count as f64 / rate as f64);

@@ -89,6 +89,27 @@ async fn where_every_host_crawls_the_fastest_brings_it_and_none_is_asked_without
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_mirror_that_is_fast_again_is_not_left_for_what_it_brought_before() {
+    let ended =
+        copy(vec![mirror("a", Manner::Recovers(100_000)), Host::new("registry", 20_000, Manner::Honest)], &[SIZE])
+            .await;
+    assert_exact(&ended);
+    assert!(ended.left().is_empty(), "{:?}", ended.report.left);
+    assert!(ended.time.as_secs_f64() < 10.0, "{:?}", ended.time);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_mirror_that_crawls_goes_on_where_the_registry_gives_nothing() {
+    for manner in [Manner::Gone, Manner::Busy(0)] {
+        let hosts = vec![Host::new("a", 150_000, Manner::Honest), Host::new("registry", MB, manner)];
+        let ended = bring(hosts, &[3_000_000], Limiter::none(), Arc::new(Repository(Arc::default(), "x"))).await;
+        assert!(ended.report.images.iter().all(|image| image.result.is_ok()), "{:?}", ended.report);
+        assert_exact(&ended);
+        assert!(ended.time.as_secs_f64() < 20.0 + 10.0, "{:?}", ended.time);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn wrong_bytes_of_a_mirror_that_was_taken_over_from_are_known_to_be_its() {
     let wrong = Host::new("a", 100_000, Manner::Wrong);
     let ended = copy(vec![wrong, registry()], &[1_000_000]).await;
