@@ -185,6 +185,11 @@ impl Blob {
         passes
     }
 
+    /// Whether another origin took over from this one.
+    pub(super) fn is_passed_over(&self, origin: usize) -> bool {
+        self.origins[origin].crawled.is_some()
+    }
+
     /// Mirrors from which another origin took over when they brought less than `rate` bytes a second, and how much that was.
     pub(super) fn crawlers(&self, rate: f64) -> Vec<(String, f64)> {
         let known = |c: &Candidate| Some((c.origin.host().to_owned(), c.crawled.filter(|own| *own < rate)?));
