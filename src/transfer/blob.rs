@@ -12,7 +12,7 @@ use super::retry::Patience;
 use super::segments::ClaimId;
 use super::stream::Stream;
 use super::verify::lock;
-use super::{BlobPlan, Settings};
+use super::{BlobPlan, Settings, rank};
 use crate::content::{Holding, Origin, Provenance};
 use crate::error::{Error, Result};
 use crate::oci::Digest;
@@ -203,11 +203,8 @@ impl Blob {
 
     fn rank(&self, candidate: &Candidate) -> u8 {
         match candidate.origin.provenance() {
-            Provenance::Local => 0,
-            Provenance::Mirror => 1,
-            Provenance::Registry if self.is_helped => 1,
-            Provenance::Registry => 2,
-            Provenance::Foreign => 3,
+            Provenance::Registry if self.is_helped => rank(Provenance::Mirror),
+            provenance => rank(provenance),
         }
     }
 
