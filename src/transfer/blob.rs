@@ -12,7 +12,7 @@ use super::retry::Patience;
 use super::segments::ClaimId;
 use super::stream::Stream;
 use super::verify::lock;
-use super::{BlobPlan, Settings};
+use super::{BlobPlan, Settings, rank};
 use crate::content::{Holding, Origin, Provenance};
 use crate::error::{Error, Result};
 use crate::oci::Digest;
@@ -185,6 +185,11 @@ impl Blob {
         passes
     }
 
+    /// Whether another origin took over from this one.
+    pub(super) fn is_passed_over(&self, origin: usize) -> bool {
+        self.origins[origin].crawled.is_some()
+    }
+
     /// Mirrors from which another origin took over when they brought less than `rate` bytes a second, and how much that was.
     pub(super) fn crawlers(&self, rate: f64) -> Vec<(String, f64)> {
         let known = |c: &Candidate| Some((c.origin.host().to_owned(), c.crawled.filter(|own| *own < rate)?));
@@ -198,11 +203,8 @@ impl Blob {
 
     fn rank(&self, candidate: &Candidate) -> u8 {
         match candidate.origin.provenance() {
-            Provenance::Local => 0,
-            Provenance::Mirror => 1,
-            Provenance::Registry if self.is_helped => 1,
-            Provenance::Registry => 2,
-            Provenance::Foreign => 3,
+            Provenance::Registry if self.is_helped => rank(Provenance::Mirror),
+            provenance => rank(provenance),
         }
     }
 
