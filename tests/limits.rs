@@ -89,18 +89,35 @@ fn registry_of_another_image() -> (Registry, String) {
     (registry, name)
 }
 
+/// A timetable with this rate for three seconds more, in UTC.
+fn soon_free(rate: &str) -> String {
+    let text =
+        |ahead: i64| (jiff::Timestamp::now() + jiff::SignedDuration::from_secs(ahead)).strftime("%H:%M:%S").to_string();
+    format!("{},{rate} {},off", text(-60), text(3))
+}
+
 #[test]
 fn a_timetable_changes_while_a_transfer_runs() {
     let (_registry, name, _) = registry(&[4_000_000]);
     let home = home();
     let began = Instant::now();
-    let text =
-        |ahead: i64| (jiff::Timestamp::now() + jiff::SignedDuration::from_secs(ahead)).strftime("%H:%M:%S").to_string();
-    let table = format!("{},100k {},off", text(-60), text(3));
+    let table = soon_free("100k");
     pull(&home, &["--bwlimit", &table, &name]).env("TZ", "UTC").run().success();
     // At the first rate it would take 40 s; what is free takes no time.
     let elapsed = began.elapsed();
     assert!(elapsed >= Duration::from_millis(1900) && elapsed < Duration::from_secs(30), "{elapsed:?}");
+}
+
+#[test]
+fn a_copy_gets_a_connection_with_other_buffers_when_its_limit_changes() {
+    let (registry, name, image) = registry(&[4_000_000]);
+    let (home, target) = (home(), DockerRegistry::start());
+    let copy = Layerpull::new().home(home.path()).args(["copy", "--format", "json", "--bwlimit", &soon_free("100k")]);
+    let output = copy.args([&name, &target.name("a/b", "1")]).env("TZ", "UTC").run().success();
+    assert_eq!(moved(&output.stdout), image.size());
+    assert!(output.stdout.contains(r#""causes":{}"#), "{}", output.stdout);
+    let ranges = registry.requests().ranges(image.layer(0).digest());
+    assert!(matches!(&ranges[..], [None, Some(rest)] if rest.ends_with("-3999999")), "{ranges:?}");
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Pushes that are killed, repeated and read by others, against distribution's registry and the embedded one.
 
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use serde_json::Value;
@@ -13,6 +14,8 @@ use support::relay::Relay;
 use tempfile::TempDir;
 
 const MIB: u64 = 1024 * 1024;
+/// What the command gives itself to end when it is asked to.
+const GRACE: Duration = Duration::from_secs(2);
 /// Heads of requests, and what a relay reads at once.
 const SLACK: u64 = 256 * 1024;
 
@@ -118,6 +121,12 @@ fn of_a_push_that_was_killed_the_blob_on_its_way_alone_begins_anew_at_docker_reg
 
 #[test]
 fn an_interrupt_ends_the_chunk_on_its_way_and_the_next_push_sends_the_rest() {
+    assert!((0..10).any(|_| is_interrupted_in_time()), "no push ended before its time was over");
+}
+
+/// Whether the push ended before it had to, and not because a busy machine used up its time: then it has saved what it
+/// sent, and the next one sends the rest.
+fn is_interrupted_in_time() -> bool {
     let (scene, target) = (Scene::new(), DockerRegistry::start());
     let relay = Relay::start(&target.host());
     let image = image(80 * MIB);
@@ -125,12 +134,16 @@ fn an_interrupt_ends_the_chunk_on_its_way_and_the_next_push_sends_the_rest() {
     relay.hold_after(16 * MIB);
     let running = scene.command(&[&from, &to]).spawn();
     relay.until_held();
+    let asked_to = Instant::now();
     running.signal(Signal::INT);
     relay.release();
     assert_eq!(running.wait().code, Some(130));
+    let is_in_time = asked_to.elapsed() < GRACE;
     scene.command(&[&from, &to]).run().success();
     assert_eq!(digest_at(&target.name("db", "8")), image.digest().to_string());
-    assert!(relay.sent() <= image.size() + SLACK, "{} bytes for {}", relay.sent(), image.size());
+    let sent = relay.sent();
+    assert!(!is_in_time || sent <= image.size() + SLACK, "{sent} bytes for {}", image.size());
+    is_in_time
 }
 
 /// An image and its update, of which two layers are the same.

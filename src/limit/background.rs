@@ -28,9 +28,11 @@ const MOST: f64 = 10e9;
 const TARGET: Duration = Duration::from_millis(15);
 /// How often the rate is chosen anew; less often where the way is longer.
 const WINDOW: Duration = Duration::from_millis(100);
-/// Growth in a window: until the first queue is met, and after it.
+/// Growth in a window: until a queue is met, and for a while after it.
 const START: f64 = 1.5;
 const GROWTH: f64 = 1.03;
+/// So many windows without a queue or a loss, and the way is found out anew: one lost packet tells little of it.
+const CAREFUL: u32 = 50;
 /// What is left of the rate after a window with a queue of twice the target, and after one with a loss.
 const YIELD: f64 = 0.8;
 const LOSS: f64 = 0.5;
@@ -66,8 +68,8 @@ pub(super) struct Seen {
 
 struct Lane {
     rate: f64,
-    /// Whether a queue was ever met.
-    is_settled: bool,
+    /// How many more windows with room for more it grows slowly, because the end of the way was met.
+    careful: u32,
     shortest: HashMap<IpAddr, Duration>,
     window: Window,
     calm_until: Option<Instant>,
@@ -97,7 +99,7 @@ impl Default for Lane {
     fn default() -> Lane {
         Lane {
             rate: FIRST,
-            is_settled: false,
+            careful: 0,
             shortest: HashMap::new(),
             window: Window::default(),
             calm_until: None,
@@ -173,18 +175,20 @@ impl Lane {
         if self.paused_until.is_some_and(|until| now < until) {
             self.rate = LEAST;
         } else if window.lost > 0 && !is_calm {
-            self.is_settled = true;
+            // What is lost at the very first is lost in a burst at the beginning.
+            self.careful = if self.rate > FIRST { CAREFUL } else { 0 };
             self.rate *= LOSS;
             self.calm_until = Some(now + CALM);
         } else if waited > TARGET {
-            self.is_settled = true;
+            self.careful = CAREFUL;
             let excess = (waited - TARGET).as_secs_f64() / TARGET.as_secs_f64();
             self.rate *= 1.0 - (1.0 - YIELD) * excess.min(1.0);
         } else if self.short.0 >= SHORT_WINDOWS {
             self.meet_the_end(now);
         } else if !is_calm && window.moved as f64 >= 0.7 * self.rate * length.as_secs_f64() {
             // What is not used now does not show what the way could carry.
-            self.rate *= if self.is_settled { GROWTH } else { START };
+            self.rate *= if self.careful > 0 { GROWTH } else { START };
+            self.careful = self.careful.saturating_sub(1);
         }
         self.rate = self.rate.clamp(LEAST, MOST);
         let way = window.waited.map(|(_, way)| way);
@@ -209,7 +213,7 @@ impl Lane {
             self.rate = left;
             self.carried = left.max(self.carried);
             self.pause = FIRST_PAUSE;
-            self.is_settled = true;
+            self.careful = CAREFUL;
         }
     }
 }
@@ -235,7 +239,7 @@ impl Lane {
         self.paused_until = Some(now + self.pause);
         self.pause = (self.pause * 2).min(LONGEST_PAUSE);
         // The way back is tried at once, not step by step.
-        self.is_settled = false;
+        self.careful = 0;
     }
 }
 
@@ -318,6 +322,17 @@ mod tests {
         assert!(taken <= 0.15 * CAPACITY, "{taken}");
         run(20, 1.0);
         assert!(run(10, 1.0) >= 0.85 * CAPACITY);
+    }
+
+    #[test]
+    fn one_lost_packet_is_forgotten() {
+        let mut link = Link::new();
+        link.run(Duration::from_millis(500), 0.0);
+        let seen = Seen { observed: Observed::default(), moved: 0, lost: 1 };
+        link.lane.learn(Direction::Down, &seen, link.now);
+        link.run(Duration::from_secs(14), 0.0);
+        let taken = link.run(Duration::from_secs(20), 0.0);
+        assert!(taken >= 0.8 * CAPACITY, "{taken}");
     }
 
     #[test]

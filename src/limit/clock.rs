@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// What was not used can be made up for within this time, in nanoseconds: a busy machine wakes us late.
 const SLACK: u64 = 120_000_000;
 /// The virtual time is never taken to be further ahead than this, in nanoseconds.
-const FURTHEST: u64 = 2_000_000_000;
+pub(super) const FURTHEST: u64 = 2_000_000_000;
 
 /// Which way bytes go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -187,12 +187,12 @@ impl Limiter {
         self.rate(direction).map_or(LARGEST_PIECE, piece)
     }
 
-    /// Waits until so many bytes on the wire may have moved. Returns how many more could have by then: who is woken late
-    /// makes up for it.
-    async fn pay(&self, direction: Direction, bytes: u64) -> u64 {
+    /// Waits until bytes may have moved that cost so many nanoseconds. Returns how many more could have by then: who is woken
+    /// late makes up for it.
+    async fn pay(&self, direction: Direction, cost: u64) -> u64 {
         let Some(limits) = &self.0 else { return 0 };
         let _turn = limits.turns[direction as usize].lock().await;
-        let ahead = limits.book(direction, bytes);
+        let ahead = limits.book(direction, cost);
         if let Ok(wait @ 1..) = u64::try_from(ahead) {
             sleep(Duration::from_nanos(wait)).await;
             return 0;
@@ -202,10 +202,10 @@ impl Limiter {
         u64::try_from(missed).unwrap_or(0)
     }
 
-    /// Counts bytes for which nobody waits any more.
-    fn charge(&self, direction: Direction, bytes: u64) {
+    /// Counts the cost, in nanoseconds, of bytes for which nobody waits any more.
+    fn charge(&self, direction: Direction, cost: u64) {
         if let Some(limits) = &self.0 {
-            limits.book(direction, bytes);
+            limits.book(direction, cost);
         }
     }
 }
@@ -246,11 +246,9 @@ impl Limits {
         current.rates
     }
 
-    /// How many nanoseconds ahead the virtual time is behind this booking.
-    fn book(&self, direction: Direction, bytes: u64) -> i64 {
-        let Some(rate) = self.rate(direction) else { return 0 };
-        let cost = u128::from(bytes) * 1_000_000_000 / u128::from(rate.bytes());
-        self.clock.book(direction, self.now(), u64::try_from(cost).unwrap_or(u64::MAX / 8))
+    /// How many nanoseconds ahead the virtual time is behind this booking. Where there is no limit now, nothing is booked.
+    fn book(&self, direction: Direction, cost: u64) -> i64 {
+        self.rate(direction).map_or(0, |_| self.clock.book(direction, self.now(), cost))
     }
 
     /// The system's monotonic clock, in nanoseconds.

@@ -23,6 +23,12 @@ impl Rate {
         self.0.get()
     }
 
+    /// How many nanoseconds so many bytes take.
+    pub fn cost(self, bytes: u64) -> u64 {
+        let cost = u128::from(bytes) * 1_000_000_000 / u128::from(self.bytes());
+        u64::try_from(cost).unwrap_or(u64::MAX)
+    }
+
     /// Reads `10M`, `10MB/s`, `10MiB`, `80Mbit`.
     ///
     /// # Errors

@@ -11,13 +11,14 @@ use tokio::time::{Sleep, sleep};
 
 use super::background::Seen;
 use super::socket::Observed;
-use super::{Direction, LARGEST_PIECE, Limiter};
+use super::{Direction, LARGEST_PIECE, Limiter, Rate};
 
 /// What a byte of a connection costs on the wire, in hundredths: headers of Ethernet, IP and TCP around segments of
 /// 1448 bytes, of which a few are not full.
 const ON_THE_WIRE: u64 = 104;
-/// A connection never owes more pieces than this: a second's worth.
-const MOST_OWED: u64 = super::PIECES_A_SECOND;
+/// A connection never owes more time than this, in nanoseconds: what a buffer lets in that is far too large for a limit which
+/// came down has come already, and holding up everybody else for it brings nothing back.
+const MOST_OWED: u64 = super::clock::FURTHEST;
 
 /// A connection that pays for its bytes after each piece, before it moves the next one. What it does not read stays
 /// with the system, whose buffer is small, and so with the sender. One that rests owes less than one piece.
@@ -36,10 +37,15 @@ pub struct Metered<T> {
     silence: Option<Pin<Box<Sleep>>>,
 }
 
-/// What a connection owes in one direction, in bytes on the wire.
+/// What a connection owes in one direction.
 struct Account {
     direction: Direction,
+    /// Bytes on the wire that are not paid for.
     owed: u64,
+    /// What they cost in nanoseconds, at the rate that held when they moved.
+    cost: u64,
+    /// What held when bytes were last counted.
+    rate: Option<Rate>,
     /// A task of its own: whoever has the turn must not wait for somebody to read on.
     paying: Option<JoinHandle<u64>>,
     /// What could have moved by now beyond what did.
@@ -50,10 +56,14 @@ impl<T> Metered<T> {
     /// Counts the bytes of `inner`. `observe` tells how many came over the wire so far: a buffer of the system fills
     /// without anybody reading. Reading fails with [`io::ErrorKind::TimedOut`] when nothing comes for `stall`.
     pub fn new(inner: T, observe: fn(&T) -> Option<Observed>, limiter: Limiter, stall: Option<Duration>) -> Metered<T> {
-        let account = |direction, owed| Account { direction, owed, paying: None, missed: 0 };
+        let account = |direction| {
+            let rate = limiter.rate(direction);
+            Account { direction, owed: 0, cost: 0, rate, paying: None, missed: 0 }
+        };
         // What fills the buffer after it was last looked at has come, too, and would never be paid for.
         let buffered = observe(&inner).and_then(|_| limiter.buffer(Direction::Down)).unwrap_or(0) as u64 / 2;
-        let (down, up) = (account(Direction::Down, buffered), account(Direction::Up, 0));
+        let (mut down, up) = (account(Direction::Down), account(Direction::Up));
+        down.owe(buffered, &limiter);
         Metered { inner, observe, last: Observed::default(), limiter, down, up, stall, silence: None }
     }
 
@@ -62,10 +72,10 @@ impl<T> Metered<T> {
         match (self.observe)(&self.inner) {
             Some(observed) => {
                 let moved = observed.arrived.saturating_sub(self.last.arrived);
-                self.down.owed += moved;
+                self.down.owe(moved, &self.limiter);
                 self.tell(Direction::Down, observed, moved);
             }
-            None => self.down.owe(read),
+            None => self.down.owe(on_the_wire(read), &self.limiter),
         }
     }
 
@@ -90,10 +100,9 @@ impl Account {
         // All connections see what was missed: half of it each is enough.
         let piece = limiter.piece(self.direction).max(self.missed / 2).min(LARGEST_PIECE);
         if self.owed >= piece && self.paying.is_none() {
-            // A limit that came down makes no debt of what was free.
-            let (limiter, owed, direction) = (limiter.clone(), self.owed.min(piece * MOST_OWED), self.direction);
-            self.owed = 0;
-            self.paying = Some(tokio::spawn(async move { limiter.pay(direction, owed).await }));
+            let (limiter, cost, direction) = (limiter.clone(), self.cost.min(MOST_OWED), self.direction);
+            (self.owed, self.cost) = (0, 0);
+            self.paying = Some(tokio::spawn(async move { limiter.pay(direction, cost).await }));
         }
         if let Some(paying) = &mut self.paying {
             // It cannot fail, but for a runtime that ends.
@@ -103,10 +112,19 @@ impl Account {
         Poll::Ready(usize::try_from(piece.saturating_sub(self.owed).max(1)).unwrap_or(usize::MAX))
     }
 
-    /// Owes for a load of so many bytes, and for the headers around them.
-    fn owe(&mut self, bytes: usize) {
-        self.owed += bytes as u64 * ON_THE_WIRE / 100;
+    /// Owes for so many bytes on the wire. They moved since the last time: a limit that came down meanwhile makes no debt of
+    /// what was cheap, or free.
+    fn owe(&mut self, bytes: u64, limiter: &Limiter) {
+        let before = std::mem::replace(&mut self.rate, limiter.rate(self.direction));
+        let rate = before.zip(self.rate).map(|(before, now)| before.max(now));
+        self.owed += bytes;
+        self.cost = self.cost.saturating_add(rate.map_or(0, |rate| rate.cost(bytes)));
     }
+}
+
+/// A load of so many bytes, with the headers around it.
+fn on_the_wire(load: usize) -> u64 {
+    load as u64 * ON_THE_WIRE / 100
 }
 
 impl<T: AsyncRead + Unpin> AsyncRead for Metered<T> {
@@ -141,7 +159,7 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Metered<T> {
             return this.listen(cx).map_ok(|()| 0);
         };
         let written = written?;
-        this.up.owe(written);
+        this.up.owe(on_the_wire(written), &this.limiter);
         // What is to be answered has only left now. Who has read in vain before reads again only when something comes:
         // nobody else would notice that nothing does.
         this.silence = None;
@@ -168,7 +186,7 @@ impl<T> Drop for Metered<T> {
     fn drop(&mut self) {
         self.count(0);
         for account in [&self.down, &self.up] {
-            self.limiter.charge(account.direction, account.owed);
+            self.limiter.charge(account.direction, account.cost.min(MOST_OWED));
         }
     }
 }

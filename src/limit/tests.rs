@@ -1,6 +1,7 @@
 //! The clockwork under tokio's paused clock.
 
 use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::io::{
     AsyncRead as _, AsyncReadExt as _, AsyncWrite as _, AsyncWriteExt as _, DuplexStream, ReadBuf, duplex,
@@ -125,6 +126,36 @@ async fn a_timetable_changes_while_bytes_move() {
     let began = Instant::now();
     read(&limiter, 20_000_000).await;
     assert!(began.elapsed() < Duration::from_millis(100));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_moved_under_a_high_limit_is_no_debt_under_a_low_one() {
+    fn today() -> Zoned {
+        use std::sync::OnceLock;
+        static BEGAN: OnceLock<Instant> = OnceLock::new();
+        let began: Zoned = "2026-11-21T11:59:50[UTC]".parse().unwrap();
+        let elapsed = BEGAN.get_or_init(Instant::now).elapsed();
+        began.checked_add(jiff::SignedDuration::try_from(elapsed).unwrap()).unwrap()
+    }
+    let table = Timetable::parse("00:00,10M 12:00,10k").unwrap();
+    let limiter = Limiter::on(table, Precedence::Equal, Box::new(Own::default()), today);
+    let totals: Vec<Arc<AtomicUsize>> = (0..8).map(|_| Arc::default()).collect();
+    for total in totals.clone() {
+        let mut stream = Metered::new(flood(), |_| None, limiter.clone(), None);
+        tokio::spawn(async move {
+            let mut buffer = vec![0; 64 * 1024];
+            loop {
+                total.fetch_add(stream.read(&mut buffer).await.unwrap(), Ordering::Relaxed);
+            }
+        });
+    }
+    let came = || totals.iter().map(|total| total.load(Ordering::Relaxed)).sum::<usize>();
+    // The change is seen within a second, and may find every connection with one piece of the old limit.
+    tokio::time::sleep(Duration::from_millis(11_500)).await;
+    let before = came();
+    assert!(before > 90_000_000, "{before}");
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert!(deviation(came() - before, 10_000.0, Duration::from_secs(10)) < 0.1, "{}", came() - before);
 }
 
 #[tokio::test(start_paused = true)]

@@ -12,7 +12,7 @@ use super::retry::Patience;
 use super::segments::ClaimId;
 use super::stream::Stream;
 use super::verify::lock;
-use super::{BlobPlan, Settings};
+use super::{BlobPlan, Settings, rank};
 use crate::content::{Holding, Origin, Provenance};
 use crate::error::{Error, Result};
 use crate::oci::Digest;
@@ -186,6 +186,11 @@ impl Blob {
         passes
     }
 
+    /// Whether another origin took over from this one.
+    pub(super) fn is_passed_over(&self, origin: usize) -> bool {
+        self.origins[origin].crawled.is_some()
+    }
+
     /// Has a mirror go on from which `origin` took over, until that one may be asked again. Returns whether there is one: it
     /// crawls, but the other brings nothing.
     pub(super) fn gives_back(&mut self, origin: usize, until: Instant) -> bool {
@@ -212,11 +217,8 @@ impl Blob {
 
     fn rank(&self, candidate: &Candidate) -> u8 {
         match candidate.origin.provenance() {
-            Provenance::Local => 0,
-            Provenance::Mirror => 1,
-            Provenance::Registry if self.is_helped => 1,
-            Provenance::Registry => 2,
-            Provenance::Foreign => 3,
+            Provenance::Registry if self.is_helped => rank(Provenance::Mirror),
+            provenance => rank(provenance),
         }
     }
 

@@ -185,9 +185,33 @@ impl BlobPlan {
         }
     }
 
+    /// The hosts that are asked for it at first, at once or the one or the other: mirrors before their registry. Where this
+    /// machine has it, the place here.
+    pub fn serving(&self) -> Vec<&str> {
+        let best = self.origins.iter().map(|origin| rank(origin.provenance())).min();
+        let mut hosts = Vec::new();
+        for origin in self.origins.iter().filter(|origin| Some(rank(origin.provenance())) == best) {
+            if !hosts.contains(&origin.host()) {
+                hosts.push(origin.host());
+            }
+        }
+        hosts
+    }
+
     /// How many bytes travel if nothing goes wrong: none where a mount, or this machine, is expected to give them.
     pub fn planned(&self) -> u64 {
         if matches!(self.way(), Way::Network) { self.missing() } else { 0 }
+    }
+}
+
+/// In which order kinds of places are asked: files of this machine before any network, mirrors before their registry, and
+/// addresses out of a manifest last.
+fn rank(provenance: Provenance) -> u8 {
+    match provenance {
+        Provenance::Local => 0,
+        Provenance::Mirror => 1,
+        Provenance::Registry => 2,
+        Provenance::Foreign => 3,
     }
 }
 

@@ -203,6 +203,8 @@ impl Run<'_> {
             Streamed::Complete => self.arrived(i, Arrival::Transferred),
             Streamed::Stopped => {}
             Streamed::Cut | Streamed::Source(_) if self.blobs[i].origins[origin].left => {}
+            // Else its connection is made anew, with buffers for another limit.
+            Streamed::Cut if !self.blobs[i].is_passed_over(origin) => {}
             Streamed::Cut => {
                 let what = self.blobs[i].plan.descriptor.digest.to_string();
                 let why = format!("{host} brings next to nothing: another host goes on");

@@ -216,7 +216,7 @@ impl<'a> Run<'a> {
         let buffer = limiter.buffer(Direction::Down);
         if std::mem::replace(&mut self.buffer, buffer) != buffer {
             // The buffers of these connections are for another limit: too large, or too small.
-            self.open.values().for_each(|(_, gauge)| gauge.cut.cancel());
+            self.open.values().chain(self.streams.values()).for_each(|(_, gauge)| gauge.cut.cancel());
         }
         // Under a limit a slow connection says nothing of its host.
         if limiter.rate(Direction::Down).is_some() {

@@ -99,8 +99,9 @@ fn failures_without_end_end_the_pull() {
         let pulled = pull.run_with(&["--retries", "1"]).code(5).says(&["HTTP 502"]);
         let asked: Vec<&str> = pulled.requests.iter().filter(|r| r.status == 502).map(|r| r.path.as_str()).collect();
         assert!(asked.iter().all(|p| p.contains(path)));
-        let most = if path == "/blobs/" { 4 } else { 2 };
-        assert_eq!(asked.len(), most, "{asked:?}");
+        // Of two blobs the second may be on its way no further when the first has failed for good.
+        let often = |wanted: &&str| asked.iter().filter(|path| *path == wanted).count();
+        assert_eq!(asked.iter().map(often).max(), Some(2), "{asked:?}");
         pull.assert_untagged();
     }
 }

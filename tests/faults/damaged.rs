@@ -22,9 +22,12 @@ fn a_blob_that_is_wrong_once_is_fetched_once_more() {
 #[test]
 fn a_blob_that_is_always_wrong_never_gets_its_name() {
     let pull = Pull::of_layer(SIZE);
-    pull.registry.rule(When::blob(pull.layer().digest()), Times::Always, Fault::Flip(0));
     let digest = pull.layer().digest().to_string();
-    let pulled = pull.run().code(6).says(&["verification failed", &digest, &pull.registry.host()]).adds_up();
+    let pulled = pull
+        .run_with_late(When::blob(pull.layer().digest()), Fault::Flip(0))
+        .code(6)
+        .says(&["verification failed", &digest, &pull.registry.host()])
+        .adds_up();
     assert_eq!(pulled.requests.bytes_sent_for(pull.layer().digest()), 2 * SIZE);
     pull.assert_lacks(pull.layer());
     pull.assert_has(pull.image.config());
@@ -40,9 +43,8 @@ fn a_blob_that_is_always_wrong_never_gets_its_name() {
 fn a_blob_of_another_stated_length_is_refused_by_its_size() {
     for (fault, there) in [(Fault::Short(MIB), MIB), (Fault::Long(1000), SIZE + 1000)] {
         let pull = Pull::of_layer(SIZE);
-        pull.registry.rule(When::blob(pull.layer().digest()), Times::Always, fault.clone());
         let sizes = format!("has {there} bytes there, its descriptor says {SIZE}");
-        let pulled = pull.run().code(6).says(&[&sizes]);
+        let pulled = pull.run_with_late(When::blob(pull.layer().digest()), fault.clone()).code(6).says(&[&sizes]);
         assert_eq!(pulled.moved(), pull.image.config().size(), "{fault:?}");
         pull.assert_lacks(pull.layer());
         pull.assert_untagged();
@@ -98,8 +100,8 @@ fn another_blob_without_end_under_the_same_name_is_refused() {
     let pull = Pull::of_layer(SIZE);
     let other = Content::Fill { byte: 7, size: SIZE };
     let fault = Fault::All(vec![Fault::Body(other), Fault::Endless]);
-    pull.registry.rule(When::blob(pull.layer().digest()), Times::Always, fault);
-    let pulled = pull.run().code(6).says(&["verification failed"]).adds_up();
+    let pulled = pull.run_with_late(When::blob(pull.layer().digest()), fault);
+    let pulled = pulled.code(6).says(&["verification failed"]).adds_up();
     assert_eq!(pulled.requests.blob_gets(pull.layer().digest()).len(), 2);
     pull.assert_lacks(pull.layer());
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 use support::command::{Layerpull, Output};
 use support::images::{Blob, Image};
-use support::registry::{Registry, Requests};
+use support::registry::{Fault, Gate, Registry, Requests, Stall, Times, When};
 use tempfile::TempDir;
 
 pub const MIB: u64 = 1 << 20;
@@ -67,6 +67,18 @@ impl Pull {
 
     pub fn run_with(&self, args: &[&str]) -> Pulled {
         Pulled { output: self.command().args(args).run(), requests: self.registry.requests() }
+    }
+
+    /// The layer meets `fault` whenever it is asked for as in `when`, but not before the configuration is in the store: a
+    /// blob that has failed for good ends what is under way for the others.
+    pub fn run_with_late(&self, when: When, fault: Fault) -> Pulled {
+        let gate = Gate::default();
+        let late = Fault::All(vec![Fault::StallBeforeHead(Stall::Until(gate.clone())), fault]);
+        self.registry.rule(when, Times::Always, late);
+        let running = self.command().spawn();
+        support::until("the configuration is in the store", || self.blob_path(self.image.config()).exists());
+        gate.open();
+        Pulled { output: running.wait(), requests: self.registry.requests() }
     }
 
     fn blob_path(&self, blob: &Blob) -> PathBuf {

@@ -6,12 +6,18 @@ use crate::pulled::{MIB, Pull};
 
 const SIZE: u64 = 3 * MIB;
 
-/// A pull whose first connection breaks after 2 MiB, and whose second one meets `fault` so often.
-fn resumed(times: Times, fault: Fault) -> Pull {
+/// A pull whose first connection breaks after 2 MiB.
+fn cut_once() -> Pull {
     let pull = Pull::of_layer(SIZE);
-    let layer = pull.layer().digest().clone();
-    pull.registry.rule(When::blob(&layer).from_start(), Times::Once, Fault::CutAfter(2 * MIB, Cut::Fin));
-    pull.registry.rule(When::blob(&layer).resumed(), times, fault);
+    let layer = When::blob(pull.layer().digest()).from_start();
+    pull.registry.rule(layer, Times::Once, Fault::CutAfter(2 * MIB, Cut::Fin));
+    pull
+}
+
+/// The same, and the second connection meets `fault` so often.
+fn resumed(times: Times, fault: Fault) -> Pull {
+    let pull = cut_once();
+    pull.registry.rule(When::blob(pull.layer().digest()).resumed(), times, fault);
     pull
 }
 
@@ -54,8 +60,12 @@ fn a_range_that_is_not_the_one_asked_for_is_not_written() {
 
 #[test]
 fn a_range_that_is_never_the_one_asked_for_ends_the_pull() {
-    let pull = resumed(Times::Always, Fault::ContentRange("bytes 0-1048575/3145728".into()));
-    let pulled = pull.run().code(5).says(&["Content-Range", "run the same command again"]);
+    let pull = cut_once();
+    let wrong = Fault::ContentRange("bytes 0-1048575/3145728".into());
+    let pulled = pull
+        .run_with_late(When::blob(pull.layer().digest()).resumed(), wrong)
+        .code(5)
+        .says(&["Content-Range", "run the same command again"]);
     assert_eq!(pulled.requests.blob_gets(pull.layer().digest()).len(), 3, "the cut, then two retries");
     assert_eq!(pulled.moved(), 2 * MIB + pull.image.config().size());
     pull.assert_lacks(pull.layer());

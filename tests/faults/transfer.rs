@@ -71,8 +71,7 @@ fn a_connection_that_breaks_every_mebibyte_ends_when_every_byte_is_there() {
 #[test]
 fn a_connection_that_always_breaks_at_once_ends_the_pull_and_says_how_to_go_on() {
     let pull = Pull::of_layer(SIZE);
-    pull.registry.rule(When::blob(pull.layer().digest()), Times::Always, Fault::CutBeforeHead(Cut::Fin));
-    let pulled = pull.run().code(5);
+    let pulled = pull.run_with_late(When::blob(pull.layer().digest()), Fault::CutBeforeHead(Cut::Fin)).code(5);
     let digest = pull.layer().digest().to_string();
     let pulled = pulled.says(&[&pull.registry.host(), &digest, "run the same command again to go on"]);
     assert_eq!(pulled.requests.blob_gets(pull.layer().digest()).len(), 3, "the first and two retries");

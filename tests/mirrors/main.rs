@@ -1,6 +1,7 @@
 //! Mirrors: which hosts are asked for what, by whose configuration, and what follows when one fails or lies.
 
 mod folders;
+mod planned;
 mod ports;
 mod real;
 mod relay;

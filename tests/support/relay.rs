@@ -5,8 +5,12 @@ use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
+use rustix::net::sockopt::set_socket_recv_buffer_size;
+
 /// Longest wait for something that nobody announces.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// Bytes that the system keeps for us before we read them, about.
+const BUFFER: usize = 256 * 1024;
 
 /// Listens on 127.0.0.1 and hands everything on. Ends with the process.
 pub struct Relay {
@@ -31,6 +35,8 @@ impl Relay {
     /// Before the server at `to` (`host:port`).
     pub fn start(to: &str) -> Relay {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        // What a connection that waits has sent beyond that lies in buffers: its connections inherit this one.
+        set_socket_recv_buffer_size(&listener, BUFFER).expect("a socket has a buffer");
         let address = listener.local_addr().expect("it is bound");
         let flow = Mutex::new(Flow { sent: 0, hold: u64::MAX, held: 0 });
         let shared = Arc::new(Shared { flow, changed: Condvar::new() });

@@ -72,10 +72,13 @@ struct Sums {
 #[derive(Debug, Serialize)]
 struct Host {
     host: String,
+    /// Others that serve the same blobs.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    beside: Vec<String>,
     direction: &'static str,
     bytes: u64,
     blobs: usize,
-    /// Bytes a second, as former runs found it.
+    /// Bytes a second, as former runs found it, of those together that will be at work at once.
     rate: Option<u64>,
 }
 
@@ -144,7 +147,7 @@ fn blob(plan: &BlobPlan, listed: &Listed<'_>) -> Blob {
         Way::There => ("held", None, None),
         Way::Mount(from) => ("mount", Some(from.to_owned()), None),
         Way::Copy(origin) => ("local", Some(origin.host().to_owned()), origin.path()),
-        Way::Network => ("network", plan.origins.first().map(|origin| origin.host().to_owned()), None),
+        Way::Network => ("network", plan.serving().first().map(|host| (*host).to_owned()), None),
     };
     let hosts = if way == "network" {
         plan.origins.iter().map(|origin| origin.host().to_owned()).collect()
@@ -173,7 +176,8 @@ fn sums(foresight: &Foresight, forecast: &Forecast) -> Sums {
         Time::Unknown => (None, "unknown"),
     };
     let host = |leg: &super::forecast::Leg| Host {
-        host: leg.host.clone(),
+        host: leg.hosts.first().cloned().unwrap_or_default(),
+        beside: leg.hosts.iter().skip(1).cloned().collect(),
         direction: if leg.way == Heading::Down { "down" } else { "up" },
         bytes: leg.bytes,
         blobs: leg.blobs,

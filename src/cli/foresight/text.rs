@@ -76,14 +76,20 @@ fn verb(direction: Direction, way: Way<'_>) -> &'static str {
 
 /// Where what is missing comes from.
 fn source(blob: &BlobPlan) -> String {
-    let network = || blob.origins.iter().map(|origin| origin.host()).next().unwrap_or_default();
+    let serving = blob.serving();
+    let network = || serving.first().copied().unwrap_or_default();
     let text = match blob.way() {
         Way::There => return String::new(),
         Way::Mount(from) => from,
         Way::Copy(origin) => origin.host(),
         Way::Network => network(),
     };
-    format!("from {}", escape(text))
+    let others = if matches!(blob.way(), Way::Network) { serving.len().saturating_sub(1) } else { 0 };
+    match others {
+        0 => format!("from {}", escape(text)),
+        1 => format!("from {} and another", escape(text)),
+        _ => format!("from {} and {others} others", escape(text)),
+    }
 }
 
 fn sums(foresight: &Foresight, forecast: &Forecast) -> Vec<Vec<String>> {
@@ -119,7 +125,7 @@ fn sums(foresight: &Foresight, forecast: &Forecast) -> Vec<Vec<String>> {
 fn moved(leg: &Leg) -> String {
     let way = if leg.way == Heading::Down { "from" } else { "to" };
     let blobs = if leg.blobs == 1 { "1 blob".into() } else { format!("{} blobs", leg.blobs) };
-    format!("{} ({} bytes) {way} {}, {blobs}", size(leg.bytes), leg.bytes, escape(&leg.host))
+    format!("{} ({} bytes) {way} {}, {blobs}", size(leg.bytes), leg.bytes, escape(&leg.hosts.join(" and ")))
 }
 
 fn time(forecast: &Forecast) -> String {
