@@ -80,7 +80,10 @@ struct Limits {
     timetable: Timetable,
     background: Option<Background>,
     today: fn() -> Zoned,
+    /// What the limit of the timetable is booked on.
     clock: Box<dyn Clock>,
+    /// What stepping back is booked on: those who share a limit get what is left to others.
+    own: Own,
     /// One connection of the process at a time books and waits, in the order in which they came: so processes take
     /// turns, and none leaves more than one piece behind.
     turns: [tokio::sync::Mutex<()>; 2],
@@ -126,11 +129,13 @@ impl Limiter {
             background: (precedence == Precedence::Others).then(Background::default),
             today,
             clock,
+            own: Own::default(),
             turns: Default::default(),
             current: Mutex::new(current),
             began: (u64::try_from(began.as_nanos()).unwrap_or(u64::MAX / 4), Instant::now()),
         };
         limits.clock.begin(limits.now());
+        limits.own.begin(limits.now());
         Limiter(Some(Arc::new(limits)))
     }
 
@@ -229,10 +234,14 @@ impl fmt::Debug for Limiter {
 
 impl Limits {
     fn rate(&self, direction: Direction) -> Option<Rate> {
-        let rates = self.rates();
-        let limit = if direction == Direction::Down { rates.down } else { rates.up };
         let left = self.background.as_ref().map(|background| background.rate(direction));
-        limit.into_iter().chain(left).min()
+        self.limit(direction).into_iter().chain(left).min()
+    }
+
+    /// What the timetable allows now.
+    fn limit(&self, direction: Direction) -> Option<Rate> {
+        let rates = self.rates();
+        if direction == Direction::Down { rates.down } else { rates.up }
     }
 
     fn rates(&self) -> Rates {
@@ -248,7 +257,13 @@ impl Limits {
 
     /// How many nanoseconds ahead the virtual time is behind this booking. Where there is no limit now, nothing is booked.
     fn book(&self, direction: Direction, cost: u64) -> i64 {
-        self.rate(direction).map_or(0, |_| self.clock.book(direction, self.now(), cost))
+        let (now, limit) = (self.now(), self.limit(direction));
+        let Some(background) = &self.background else {
+            return limit.map_or(0, |_| self.clock.book(direction, now, cost));
+        };
+        let left = background.rate(direction);
+        let of_limit = limit.map(|limit| self.clock.book(direction, now, left.min(limit).cost_at(cost, limit)));
+        of_limit.into_iter().chain([self.own.book(direction, now, cost)]).max().unwrap_or(0)
     }
 
     /// The system's monotonic clock, in nanoseconds.

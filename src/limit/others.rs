@@ -14,7 +14,8 @@ use super::clock::Direction;
 
 /// How often the counters are looked at.
 const LOOK: Duration = Duration::from_millis(300);
-/// Less, in bytes a second, is nobody: acknowledgements, look-ups, headers that were counted otherwise.
+/// Less, in bytes a second, is nobody: acknowledgements, look-ups, headers that were counted otherwise. They end with what
+/// we move, so as little of that is nobody, either.
 const NOBODY: f64 = 50_000.0;
 /// Less than this part of what others had is left to them: they have finished, and were not driven away.
 const FINISHED: f64 = 0.05;
@@ -41,8 +42,9 @@ pub(super) struct Others {
     last: Option<(Instant, u64)>,
     /// What we moved since.
     ours: u64,
-    /// The most that others moved lately, in bytes a second.
+    /// The most that others moved lately, in bytes a second, and the most that we did.
     most: f64,
+    own: f64,
 }
 
 /// How others fare.
@@ -87,8 +89,9 @@ impl Others {
         let had = self.most;
         self.most = theirs.max(had * FORGET);
         let (lost, ours) = (had - theirs, ours as f64 / time);
+        self.own = ours.max(self.own * FORGET);
         tracing::trace!(theirs, had, ours, "others");
-        if had < NOBODY {
+        if had < NOBODY.max(OF_OURS * self.own) {
             Fare::Well
         } else if theirs < FINISHED * had {
             self.most = theirs;
@@ -159,6 +162,8 @@ mod tests {
         assert_eq!(fares(&[(MB, 100 * MB), (MB, 70 * MB)]), [Fare::Well; 2]);
         assert_eq!(fares(&[(MB, MB / 2), (6 * MB, MB / 5)]), [Fare::Well; 2]);
         assert_eq!(fares(&[(6 * MB, 0), (6 * MB, 0)]), [Fare::Well; 2]);
+        // Acknowledgements of what we send, which end when we pause.
+        assert_eq!(fares(&[(9 * MB, MB / 4), (MB / 32, 0), (MB / 32, 0)]), [Fare::Well; 3]);
     }
 
     #[test]

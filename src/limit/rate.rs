@@ -29,6 +29,12 @@ impl Rate {
         u64::try_from(cost).unwrap_or(u64::MAX)
     }
 
+    /// How many nanoseconds the bytes take at another rate that take `cost` nanoseconds at this one.
+    pub fn cost_at(self, cost: u64, other: Rate) -> u64 {
+        let cost = u128::from(cost) * u128::from(self.bytes()) / u128::from(other.bytes());
+        u64::try_from(cost).unwrap_or(u64::MAX)
+    }
+
     /// Reads `10M`, `10MB/s`, `10MiB`, `80Mbit`.
     ///
     /// # Errors

@@ -24,6 +24,8 @@ pub struct Observed {
     pub receiving: Option<Duration>,
     /// The same as the sender sees it.
     pub sending: Option<Duration>,
+    /// Bytes that were written and have not left yet.
+    pub unsent: u64,
     /// Packets that came out of their order or had to be sent again: others were lost before them.
     pub lost: u64,
 }
@@ -51,6 +53,7 @@ fn read(bytes: &[u8; 256]) -> Observed {
         arrived: u64::from_ne_bytes(received).saturating_add(u64::from(four(140)) * HEADERS),
         receiving: time(92),
         sending: time(68),
+        unsent: four(144).into(),
         // The first is not known to systems before 5.4.
         lost: u64::from(four(224)) + u64::from(four(100)),
         peer: None,
@@ -76,5 +79,22 @@ mod tests {
         let arrived = observe(&near).unwrap().arrived - before.arrived;
         assert!((10_066..11_000).contains(&arrived), "{arrived}");
         assert!(observe(&far).unwrap().sending.is_some());
+    }
+
+    #[tokio::test]
+    async fn the_system_tells_what_was_written_and_has_not_left() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let near = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (mut far, _) = listener.accept().await.unwrap();
+        assert_eq!(observe(&near).unwrap().unsent, 0);
+        // Nobody reads, so both buffers fill.
+        let (mut written, piece) = (0, [7; 64 * 1024]);
+        while let Ok(count) = near.try_write(&piece) {
+            written += count as u64;
+        }
+        let unsent = observe(&near).unwrap().unsent;
+        assert!(unsent > 0 && unsent < written, "{unsent} of {written}");
+        far.read_exact(&mut vec![0; written as usize]).await.unwrap();
+        assert_eq!(observe(&near).unwrap().unsent, 0);
     }
 }

@@ -73,17 +73,18 @@ impl<T> Metered<T> {
             Some(observed) => {
                 let moved = observed.arrived.saturating_sub(self.last.arrived);
                 self.down.owe(moved, &self.limiter);
-                self.tell(Direction::Down, observed, moved);
+                let unsent = self.last.unsent;
+                self.tell(Direction::Down, Observed { unsent, ..observed }, [moved; 2]);
             }
             None => self.down.owe(on_the_wire(read), &self.limiter),
         }
     }
 
-    /// Tells how the way looks to whoever steps back for others.
-    fn tell(&mut self, direction: Direction, observed: Observed, moved: u64) {
+    /// Tells how the way looks to whoever steps back for others. `moved`: by us, and over the interface.
+    fn tell(&mut self, direction: Direction, observed: Observed, [moved, passed]: [u64; 2]) {
         let lost = observed.lost.saturating_sub(self.last.lost);
         self.last = observed;
-        self.limiter.learn(direction, &Seen { observed, moved, lost });
+        self.limiter.learn(direction, &Seen { observed, moved, passed, lost });
     }
 
     /// Waits for the other side, but not for ever.
@@ -167,8 +168,10 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Metered<T> {
         if this.limiter.steps_back()
             && let Some(observed) = (this.observe)(&this.inner)
         {
-            let arrived = this.last.arrived;
-            this.tell(Direction::Up, Observed { arrived, ..observed }, written as u64);
+            let (arrived, written) = (this.last.arrived, written as u64);
+            // What others had meanwhile is no buffer of ours that empties.
+            let left = (this.last.unsent + written).saturating_sub(observed.unsent);
+            this.tell(Direction::Up, Observed { arrived, ..observed }, [written, left]);
         }
         Poll::Ready(Ok(written))
     }

@@ -108,6 +108,21 @@ async fn processes_that_share_a_file_keep_to_one_limit_and_take_turns() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_steps_back_leaves_the_rest_of_a_shared_limit_to_others() {
+    let folder = tempfile::tempdir().unwrap();
+    let process = |precedence| {
+        let table = Timetable::parse("1M").unwrap();
+        Limiter::shared(table, precedence, &folder.path().join("limit")).unwrap()
+    };
+    let (before, behind) = (process(Precedence::Equal), process(Precedence::Others));
+    let time = Duration::from_secs(20);
+    let (rest, slow) = tokio::join!(counted(&before, time), counted(&behind, time));
+    assert!(deviation(rest + slow, 1_000_000.0, time) < 0.03, "{rest} and {slow}");
+    // Nothing is known of the way, so it takes no more than at first.
+    assert!(slow as f64 * 1.04 <= 256_000.0 * 21.0 && slow > 3_000_000, "{slow}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_timetable_changes_while_bytes_move() {
     fn today() -> Zoned {
         use std::sync::OnceLock;
