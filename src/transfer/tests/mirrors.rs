@@ -24,6 +24,8 @@ pub(super) enum Manner {
     Dies(u64),
     /// After so many bytes in all it brings 100 kB/s.
     Drops(u64),
+    /// It sends everything, whatever part it was asked for.
+    Whole,
     /// Until it sent so many bytes it brings 50 kB/s.
     Recovers(u64),
     /// It takes a minute to answer.
@@ -113,6 +115,10 @@ impl Origin for BlobOf {
         if let Some(error) = host.refusal() {
             return Err(error);
         }
+        let (range, extent) = match host.manner {
+            Manner::Whole => (0..host.content.blobs[&self.1].len() as u64, Extent::Everything),
+            _ => (range, Extent::Range),
+        };
         let mut bytes = host.content.blobs[&self.1].slice(range.start as usize..range.end as usize);
         if host.manner == Manner::Wrong {
             bytes = vec![7; bytes.len()].into();
@@ -129,7 +135,7 @@ impl Origin for BlobOf {
                 Ok(piece)
             }
         });
-        Ok(Body { start: range.start, end: Some(range.end), extent: Extent::Range, bytes: body.boxed() })
+        Ok(Body { start: range.start, end: Some(range.end), extent, bytes: body.boxed() })
     }
 }
 

@@ -110,6 +110,16 @@ async fn a_mirror_that_crawls_goes_on_where_the_registry_gives_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_registry_that_knows_no_ranges_takes_over_and_what_came_before_comes_in_vain() {
+    let ended =
+        copy(vec![mirror("a", Manner::Drops(4 * MB)), Host::new("registry", 10 * MB, Manner::Whole)], &[SIZE]).await;
+    let (before, lost) = (ended.sent(0), ended.report.causes[&Cause::RangeIgnored]);
+    assert_eq!(ended.report.causes.len(), 1, "{:?}", ended.report);
+    assert!(lost > 4 * MB && lost <= before, "{lost} of {before}");
+    assert_eq!(ended.left(), ["a"]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn wrong_bytes_of_a_mirror_that_was_taken_over_from_are_known_to_be_its() {
     let wrong = Host::new("a", 100_000, Manner::Wrong);
     let ended = copy(vec![wrong, registry()], &[1_000_000]).await;
