@@ -91,7 +91,7 @@ async fn where_every_host_crawls_the_fastest_brings_it_and_none_is_asked_without
 #[tokio::test(start_paused = true)]
 async fn a_mirror_that_is_fast_again_is_not_left_for_what_it_brought_before() {
     let ended =
-        copy(vec![mirror("a", Manner::Recovers(100_000)), Host::new("registry", 20_000, Manner::Honest)], &[SIZE])
+        copy(vec![mirror("a", Manner::Recovers(140_000)), Host::new("registry", 20_000, Manner::Honest)], &[SIZE])
             .await;
     assert_exact(&ended);
     assert!(ended.left().is_empty(), "{:?}", ended.report.left);
