@@ -122,12 +122,8 @@ impl Run<'_> {
         }
         self.report.left.insert(host.to_owned(), why.to_owned());
         self.transfer.events.on(&Event::Left { host: host.to_owned(), why: why.to_owned() });
-        for ((blob, _), (origin, gauge)) in &self.open {
-            if self.blobs[*blob].is_mirror(*origin, host) {
-                gauge.cut.cancel();
-            }
-        }
-        for (blob, (origin, gauge)) in &self.streams {
+        let ranges = self.open.iter().map(|((blob, _), connection)| (blob, connection));
+        for (blob, (origin, gauge)) in ranges.chain(&self.streams) {
             if self.blobs[*blob].is_mirror(*origin, host) {
                 gauge.cut.cancel();
             }
