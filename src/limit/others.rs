@@ -20,7 +20,7 @@ const NOBODY: f64 = 50_000.0;
 const FINISHED: f64 = 0.05;
 /// What others lose that is in our way: so much of what they had, and of what we have, and no more than this.
 const OF_THEIRS: f64 = 0.15;
-const OF_OURS: f64 = 0.1;
+const OF_OURS: f64 = 0.3;
 const AT_MOST: f64 = 3.0;
 /// What is left after a look of what is known of others: half after six seconds.
 const FORGET: f64 = 0.966;

@@ -73,7 +73,8 @@ impl<T> Metered<T> {
             Some(observed) => {
                 let moved = observed.arrived.saturating_sub(self.last.arrived);
                 self.down.owe(moved, &self.limiter);
-                self.tell(Direction::Down, observed, moved);
+                let sent = self.last.sent;
+                self.tell(Direction::Down, Observed { sent, ..observed }, moved);
             }
             None => self.down.owe(on_the_wire(read), &self.limiter),
         }
@@ -167,8 +168,11 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Metered<T> {
         if this.limiter.steps_back()
             && let Some(observed) = (this.observe)(&this.inner)
         {
+            // What was written waits in a buffer: what has left is what the way carries.
+            let sent = observed.sent.saturating_sub(this.last.sent);
+            let moved = if observed.sent > 0 { sent } else { written as u64 };
             let arrived = this.last.arrived;
-            this.tell(Direction::Up, Observed { arrived, ..observed }, written as u64);
+            this.tell(Direction::Up, Observed { arrived, ..observed }, moved);
         }
         Poll::Ready(Ok(written))
     }
