@@ -62,8 +62,6 @@ pub(super) struct Seen {
     pub(super) observed: Observed,
     /// Bytes that it moved since.
     pub(super) moved: u64,
-    /// Bytes of it, or of what it moved before, that passed the interface since.
-    pub(super) passed: u64,
     /// Packets that it lost since.
     pub(super) lost: u64,
 }
@@ -145,7 +143,7 @@ impl Lane {
             }
         }
         if let Some(local) = observed.local {
-            self.others.ours(local, seen.passed);
+            self.others.ours(local, seen.moved);
         }
         self.window.moved += seen.moved;
         self.window.lost += seen.lost;
@@ -276,7 +274,7 @@ mod tests {
                 let way = Duration::from_millis(20) + Duration::from_secs_f64(self.queue / CAPACITY);
                 let peer = Some(IpAddr::from([10, 0, 0, 1]));
                 let observed = Observed { receiving: Some(way), peer, ..Observed::default() };
-                let seen = Seen { observed, moved: moved as u64, passed: 0, lost: 0 };
+                let seen = Seen { observed, moved: moved as u64, lost: 0 };
                 self.lane.learn(Direction::Down, &seen, self.now);
             }
             ours / time.as_secs_f64()
@@ -314,11 +312,7 @@ mod tests {
                 let moved = lane.rate.min(CAPACITY * share) * STEP.as_secs_f64();
                 now += STEP;
                 ours += moved;
-                lane.learn(
-                    Direction::Down,
-                    &Seen { observed: Observed::default(), moved: moved as u64, passed: 0, lost: 0 },
-                    now,
-                );
+                lane.learn(Direction::Down, &Seen { observed: Observed::default(), moved: moved as u64, lost: 0 }, now);
             }
             ours / f64::from(seconds)
         };
@@ -334,7 +328,7 @@ mod tests {
     fn one_lost_packet_is_forgotten() {
         let mut link = Link::new();
         link.run(Duration::from_millis(500), 0.0);
-        let seen = Seen { observed: Observed::default(), moved: 0, passed: 0, lost: 1 };
+        let seen = Seen { observed: Observed::default(), moved: 0, lost: 1 };
         link.lane.learn(Direction::Down, &seen, link.now);
         link.run(Duration::from_secs(14), 0.0);
         let taken = link.run(Duration::from_secs(20), 0.0);
@@ -348,7 +342,7 @@ mod tests {
         let before = link.lane.rate;
         let mut lose = |milliseconds| {
             link.now += Duration::from_millis(milliseconds);
-            let seen = Seen { observed: Observed::default(), moved: 0, passed: 0, lost: 3 };
+            let seen = Seen { observed: Observed::default(), moved: 0, lost: 3 };
             link.lane.learn(Direction::Down, &seen, link.now);
             link.lane.rate
         };

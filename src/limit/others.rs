@@ -14,14 +14,15 @@ use super::clock::Direction;
 
 /// How often the counters are looked at.
 const LOOK: Duration = Duration::from_millis(300);
-/// Less, in bytes a second, is nobody: acknowledgements, look-ups, headers that were counted otherwise. They end with what
-/// we move, so as little of that is nobody, either.
+/// Less, in bytes a second, is nobody: look-ups, headers that were counted otherwise.
 const NOBODY: f64 = 50_000.0;
+/// Less than this part of what we move is nobody, either: acknowledgements of it, which end when we pause.
+const BESIDE_OURS: f64 = 0.1;
 /// Less than this part of what others had is left to them: they have finished, and were not driven away.
 const FINISHED: f64 = 0.05;
 /// What others lose that is in our way: so much of what they had, and of what we have, and no more than this.
 const OF_THEIRS: f64 = 0.15;
-const OF_OURS: f64 = 0.1;
+const OF_OURS: f64 = 0.3;
 const AT_MOST: f64 = 3.0;
 /// What is left after a look of what is known of others: half after six seconds.
 const FORGET: f64 = 0.966;
@@ -91,7 +92,7 @@ impl Others {
         let (lost, ours) = (had - theirs, ours as f64 / time);
         self.own = ours.max(self.own * FORGET);
         tracing::trace!(theirs, had, ours, "others");
-        if had < NOBODY.max(OF_OURS * self.own) {
+        if had < NOBODY.max(BESIDE_OURS * self.own) {
             Fare::Well
         } else if theirs < FINISHED * had {
             self.most = theirs;

@@ -73,18 +73,18 @@ impl<T> Metered<T> {
             Some(observed) => {
                 let moved = observed.arrived.saturating_sub(self.last.arrived);
                 self.down.owe(moved, &self.limiter);
-                let unsent = self.last.unsent;
-                self.tell(Direction::Down, Observed { unsent, ..observed }, [moved; 2]);
+                let sent = self.last.sent;
+                self.tell(Direction::Down, Observed { sent, ..observed }, moved);
             }
             None => self.down.owe(on_the_wire(read), &self.limiter),
         }
     }
 
-    /// Tells how the way looks to whoever steps back for others. `moved`: by us, and over the interface.
-    fn tell(&mut self, direction: Direction, observed: Observed, [moved, passed]: [u64; 2]) {
+    /// Tells how the way looks to whoever steps back for others.
+    fn tell(&mut self, direction: Direction, observed: Observed, moved: u64) {
         let lost = observed.lost.saturating_sub(self.last.lost);
         self.last = observed;
-        self.limiter.learn(direction, &Seen { observed, moved, passed, lost });
+        self.limiter.learn(direction, &Seen { observed, moved, lost });
     }
 
     /// Waits for the other side, but not for ever.
@@ -168,10 +168,11 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Metered<T> {
         if this.limiter.steps_back()
             && let Some(observed) = (this.observe)(&this.inner)
         {
-            let (arrived, written) = (this.last.arrived, written as u64);
-            // What others had meanwhile is no buffer of ours that empties.
-            let left = (this.last.unsent + written).saturating_sub(observed.unsent);
-            this.tell(Direction::Up, Observed { arrived, ..observed }, [written, left]);
+            // What was written waits in a buffer: what has left is what the way carries.
+            let sent = observed.sent.saturating_sub(this.last.sent);
+            let moved = if observed.sent > 0 { sent } else { written as u64 };
+            let arrived = this.last.arrived;
+            this.tell(Direction::Up, Observed { arrived, ..observed }, moved);
         }
         Poll::Ready(Ok(written))
     }
