@@ -36,8 +36,11 @@ const CAREFUL: u32 = 50;
 /// What is left of the rate after a window with a queue of twice the target, and after one with a loss.
 const YIELD: f64 = 0.8;
 const LOSS: f64 = 0.5;
+/// A loss is more than this part of what moved in a window, in packets of so many bytes.
+const LOSSES: f64 = 0.01;
+const PACKET: u64 = 1500;
 /// No growth for so long after a loss: those who lost packets, too, take as long to come back.
-const CALM: Duration = Duration::from_secs(3);
+const CALM: Duration = Duration::from_millis(1500);
 /// Less than this part of what was allowed came in so many windows one after the other: the way carries no more.
 const SHORT: f64 = 0.9;
 const SHORT_WINDOWS: u32 = 5;
@@ -93,6 +96,14 @@ struct Window {
     /// When something came last, and the longest time before.
     last: Option<Instant>,
     gap: Duration,
+}
+
+impl Window {
+    /// Whether packets were lost, and not only overtaken by others: what follows a lost one comes out of its order, too,
+    /// until that was sent again.
+    fn has_losses(&self) -> bool {
+        (self.lost * PACKET) as f64 > LOSSES * self.moved as f64
+    }
 }
 
 impl Default for Lane {
@@ -174,7 +185,7 @@ impl Lane {
         self.count_short(window, length);
         if self.paused_until.is_some_and(|until| now < until) {
             self.rate = LEAST;
-        } else if window.lost > 0 && !is_calm {
+        } else if window.has_losses() && !is_calm {
             // What is lost at the very first is lost in a burst at the beginning.
             self.careful = if self.rate > FIRST { CAREFUL } else { 0 };
             self.rate *= LOSS;
@@ -325,14 +336,26 @@ mod tests {
     }
 
     #[test]
-    fn one_lost_packet_is_forgotten() {
+    fn a_loss_is_forgotten() {
         let mut link = Link::new();
         link.run(Duration::from_millis(500), 0.0);
-        let seen = Seen { observed: Observed::default(), moved: 0, lost: 1 };
+        let seen = Seen { observed: Observed::default(), moved: 0, lost: 20 };
         link.lane.learn(Direction::Down, &seen, link.now);
         link.run(Duration::from_secs(14), 0.0);
         let taken = link.run(Duration::from_secs(20), 0.0);
         assert!(taken >= 0.8 * CAPACITY, "{taken}");
+    }
+
+    #[test]
+    fn a_packet_that_was_overtaken_changes_nothing() {
+        let mut link = Link::new();
+        link.run(Duration::from_secs(20), 0.0);
+        let before = link.lane.rate;
+        link.now += Duration::from_millis(20);
+        let seen = Seen { observed: Observed::default(), moved: 600_000, lost: 2 };
+        link.lane.learn(Direction::Down, &seen, link.now);
+        link.run(Duration::from_secs(1), 0.0);
+        assert!(link.lane.rate > before * 0.7, "{before} {}", link.lane.rate);
     }
 
     #[test]
@@ -342,7 +365,7 @@ mod tests {
         let before = link.lane.rate;
         let mut lose = |milliseconds| {
             link.now += Duration::from_millis(milliseconds);
-            let seen = Seen { observed: Observed::default(), moved: 0, lost: 3 };
+            let seen = Seen { observed: Observed::default(), moved: 0, lost: 30 };
             link.lane.learn(Direction::Down, &seen, link.now);
             link.lane.rate
         };
