@@ -5,7 +5,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, copy_bidirectional};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, copy, split};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
@@ -93,7 +93,7 @@ impl Proxy {
         self.shared.state().heads.clear();
     }
 
-    /// Bytes that went back to those who asked, over connections that have ended.
+    /// Bytes that went back to those who asked.
     pub fn brought(&self) -> u64 {
         self.shared.state().brought
     }
@@ -139,9 +139,25 @@ impl Shared {
             None => client.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await?,
             Some(head) => server.write_all(head.as_bytes()).await?,
         }
-        let (_, brought) = copy_bidirectional(&mut client, &mut server).await?;
-        self.state().brought += brought;
-        Ok(())
+        let ((mut asking, mut asked), (mut answering, mut told)) = (split(client), split(server));
+        let there = async {
+            copy(&mut asking, &mut told).await?;
+            told.shutdown().await
+        };
+        tokio::try_join!(there, self.bring(&mut answering, &mut asked)).map(|_| ())
+    }
+
+    /// Brings answers back, each part counted before anybody has it.
+    async fn bring(&self, from: &mut (impl AsyncRead + Unpin), to: &mut (impl AsyncWrite + Unpin)) -> io::Result<()> {
+        let mut buffer = vec![0; 16 * 1024];
+        loop {
+            let count = from.read(&mut buffer).await?;
+            if count == 0 {
+                return to.shutdown().await;
+            }
+            self.state().brought += count as u64;
+            to.write_all(&buffer[..count]).await?;
+        }
     }
 }
 
