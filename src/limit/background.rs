@@ -183,7 +183,7 @@ impl Lane {
         let is_calm = self.calm_until.is_some_and(|until| now < until);
         self.carried *= FORGET;
         self.count_short(window, length);
-        if self.paused_until.is_some_and(|until| now < until) {
+        if self.is_paused(now) {
             self.rate = LEAST;
         } else if window.has_losses() && !is_calm {
             // What is lost at the very first is lost in a burst at the beginning.
@@ -232,7 +232,7 @@ impl Lane {
 impl Lane {
     /// Looks how others on this machine fare, by what their interface and ours has moved.
     fn look(&mut self, count: u64, now: Instant) {
-        let is_paused = self.paused_until.is_some_and(|until| now < until);
+        let is_paused = self.is_paused(now);
         match self.others.look(count, now) {
             Fare::Displaced if !is_paused => self.make_way(now),
             Fare::Gone => {
@@ -241,6 +241,10 @@ impl Lane {
             }
             Fare::Displaced | Fare::Well => {}
         }
+    }
+
+    fn is_paused(&self, now: Instant) -> bool {
+        self.paused_until.is_some_and(|until| now < until)
     }
 
     /// Leaves all to others for a while.

@@ -122,17 +122,18 @@ async fn who_steps_back_leaves_the_rest_of_a_shared_limit_to_others() {
     assert!(slow as f64 * 1.04 <= 256_000.0 * 21.0 && slow > 3_000_000, "{slow}");
 }
 
+/// Ten seconds before noon when it is first asked for; the paused clock of the test's own thread goes on from there.
+fn before_noon() -> Zoned {
+    thread_local!(static BEGAN: Instant = Instant::now());
+    let began: Zoned = "2026-11-21T11:59:50[UTC]".parse().unwrap();
+    let elapsed = BEGAN.with(Instant::elapsed);
+    began.checked_add(jiff::SignedDuration::try_from(elapsed).unwrap()).unwrap()
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_timetable_changes_while_bytes_move() {
-    fn today() -> Zoned {
-        use std::sync::OnceLock;
-        static BEGAN: OnceLock<Instant> = OnceLock::new();
-        let began: Zoned = "2026-11-21T11:59:50[UTC]".parse().unwrap();
-        let elapsed = BEGAN.get_or_init(Instant::now).elapsed();
-        began.checked_add(jiff::SignedDuration::try_from(elapsed).unwrap()).unwrap()
-    }
     let table = Timetable::parse("00:00,50k 12:00,1M 12:00:10,off").unwrap();
-    let limiter = Limiter::on(table, Precedence::Equal, Box::new(Own::default()), today);
+    let limiter = Limiter::on(table, Precedence::Equal, Box::new(Own::default()), before_noon);
     let slow = counted(&limiter, Duration::from_secs(10)).await;
     assert!(deviation(slow, 50_000.0, Duration::from_secs(10)) < 0.05, "{slow}");
     let fast = counted(&limiter, Duration::from_secs(10)).await;
@@ -145,15 +146,8 @@ async fn a_timetable_changes_while_bytes_move() {
 
 #[tokio::test(start_paused = true)]
 async fn what_moved_under_a_high_limit_is_no_debt_under_a_low_one() {
-    fn today() -> Zoned {
-        use std::sync::OnceLock;
-        static BEGAN: OnceLock<Instant> = OnceLock::new();
-        let began: Zoned = "2026-11-21T11:59:50[UTC]".parse().unwrap();
-        let elapsed = BEGAN.get_or_init(Instant::now).elapsed();
-        began.checked_add(jiff::SignedDuration::try_from(elapsed).unwrap()).unwrap()
-    }
     let table = Timetable::parse("00:00,10M 12:00,10k").unwrap();
-    let limiter = Limiter::on(table, Precedence::Equal, Box::new(Own::default()), today);
+    let limiter = Limiter::on(table, Precedence::Equal, Box::new(Own::default()), before_noon);
     let totals: Vec<Arc<AtomicUsize>> = (0..8).map(|_| Arc::default()).collect();
     for total in totals.clone() {
         let mut stream = Metered::new(flood(), |_| None, limiter.clone(), None);

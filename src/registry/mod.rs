@@ -6,8 +6,8 @@
 //!   `delete`: manifests.
 //! - `hosts`: which hosts may be asked for an image; `reader`: one of them, and when it is left for the next.
 //! - `session`: requests to one host, with what it demands and where it redirects to; `host`: its address and scheme.
-//! - `http`: one request, one answer; `wire`: the same under a limit; `answer`: what an answer means; `failed`: why none came; `tls`, `proxy`: how
-//!   connections are made.
+//! - `http`: one request, one answer; `wire`: the same under a limit; `answer`: what an answer means; `failed`: why none
+//!   came; `tls`, `proxy`: how connections are made.
 //! - `auth`: challenges and tokens; `credentials`: where passwords are kept.
 //! - `policy`: the trust policy of this machine.
 //!
